@@ -1,0 +1,1 @@
+"""Load TensorFlow and Keras models inside asyncio programs: ``await asyncload.load(uri)``."""

@@ -1,0 +1,138 @@
+"""Every error asyncload raises on purpose, in one tree.
+
+::
+
+    AsyncloadError
+    ├── SourceError                  the bytes could not be had
+    │   ├── NotFound                 no such file or object          (also FileNotFoundError)
+    │   ├── AccessDenied             it exists, or may, but is not ours to read (also PermissionError)
+    │   ├── SourceChanged            it was replaced, truncated or rewritten while being read
+    │   └── TransferFailed           a read failed or ended early    (also OSError)
+    ├── FormatError                  the bytes are not what they should be   (also ValueError)
+    │   ├── UnknownFormat            no format of ours recognises them
+    │   ├── Corrupt                  damaged, truncated or contradictory
+    │   ├── Unsafe                   well formed, and refused: it could run code or reach other files
+    │   └── TooLarge                 declares far more than it holds, or exceeds a worker's limits
+    ├── DecodeError                  a tensor's encoded bytes, or a user's decode, failed
+    ├── WorkerCrashed                a worker process died twice on the same job
+    ├── MismatchError                weights and model do not fit; names every tensor  (also ValueError)
+    ├── MemoryLimitExceeded          the memory for a load cannot be had  (also MemoryError)
+    └── LoaderClosed                 the Loader was closed           (also RuntimeError)
+
+Each message says which URI, which tensor where there is one, what was expected and
+found, and what to do. Errors of other libraries are translated where they enter, and
+kept as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AccessDenied",
+    "AsyncloadError",
+    "Corrupt",
+    "DecodeError",
+    "FormatError",
+    "LoaderClosed",
+    "MemoryLimitExceeded",
+    "MismatchError",
+    "NotFound",
+    "SourceChanged",
+    "SourceError",
+    "TooLarge",
+    "TransferFailed",
+    "UnknownFormat",
+    "Unsafe",
+    "WorkerCrashed",
+]
+
+
+class AsyncloadError(Exception):
+    """Base of every error asyncload raises on purpose.
+
+    Args:
+        message: what was expected, what was found, and what to do.
+        uri: the file or object concerned, without credentials.
+        tensor: the tensor concerned, as the file names it.
+    """
+
+    def __init__(self, message: str, *, uri: str | None = None, tensor: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.uri = uri
+        self.tensor = tensor
+
+    def __str__(self) -> str:
+        where = [part for part in (self.uri, self.tensor and f"tensor {self.tensor!r}") if part]
+        return ": ".join([*where, self.message])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions cross from worker processes by pickle, keyword-only arguments included.
+        return _rebuild, (type(self), self.message, self.uri, self.tensor)
+
+
+def _rebuild(
+    kind: type[AsyncloadError], message: str, uri: str | None, tensor: str | None
+) -> AsyncloadError:
+    return kind(message, uri=uri, tensor=tensor)
+
+
+class SourceError(AsyncloadError):
+    """The bytes could not be had."""
+
+
+class NotFound(SourceError, FileNotFoundError):
+    """No such file or object."""
+
+
+class AccessDenied(SourceError, PermissionError):
+    """The store or the file system refused to let us read."""
+
+
+class SourceChanged(SourceError):
+    """A file was replaced, truncated or rewritten while it was being read."""
+
+
+class TransferFailed(SourceError, OSError):
+    """A read failed, or ended before the bytes asked for had come."""
+
+
+class FormatError(AsyncloadError, ValueError):
+    """The bytes are not what they should be."""
+
+
+class UnknownFormat(FormatError):
+    """No format known here recognises the file."""
+
+
+class Corrupt(FormatError):
+    """The file is damaged, truncated, or contradicts itself."""
+
+
+class Unsafe(FormatError):
+    """The file is well formed, and refused: loading it could run code or reach other files."""
+
+
+class TooLarge(FormatError):
+    """The file declares far more than it holds, or parsing it went past a worker's limits."""
+
+
+class DecodeError(AsyncloadError):
+    """Encoded bytes of a tensor, or a user's own decode function, failed."""
+
+
+class WorkerCrashed(AsyncloadError):
+    """A worker process died twice on the same job."""
+
+
+class MismatchError(AsyncloadError, ValueError):
+    """Weights and model do not fit each other; the message names every tensor."""
+
+
+class MemoryLimitExceeded(AsyncloadError, MemoryError):
+    """The memory that a load needs cannot be had."""
+
+
+class LoaderClosed(AsyncloadError, RuntimeError):
+    """The Loader was closed before or during the call."""

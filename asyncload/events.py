@@ -1,0 +1,138 @@
+"""What a load reports while it runs.
+
+Events are frozen, cheap, and carry the time at which they were made. An `Observer` sees
+each of them on the loop's thread and must return at once; `Load.events()` gives the same
+ones to a task. Progress bars, timelines and metrics consume events and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+__all__ = [
+    "Event",
+    "FellBack",
+    "Finished",
+    "Indexed",
+    "Observer",
+    "Progress",
+    "StageEnded",
+    "StageStarted",
+    "Started",
+    "TensorReady",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events.
+
+    Attributes:
+        uri: the load concerned, without credentials.
+        time: `time.perf_counter` seconds at which it happened.
+    """
+
+    uri: str
+    time: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """The load has begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexed(Event):
+    """The Manifest is known.
+
+    Attributes:
+        format: name of the Format.
+        tensors: how many tensors will be read.
+        nbytes: their decoded bytes.
+    """
+
+    format: str
+    tensors: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted(Event):
+    """A stage has begun: ``"index"``, ``"read"``, ``"build"``, ``"bind"``."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageEnded(Event):
+    """A stage has ended.
+
+    Attributes:
+        stage: as in `StageStarted`.
+        error: the type's name if it failed, else ``None``.
+    """
+
+    stage: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorReady(Event):
+    """A tensor is whole in memory.
+
+    Attributes:
+        name: as the file has it.
+        nbytes: its decoded bytes.
+    """
+
+    name: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FellBack(Event):
+    """The fast way could not be taken; the slower one gives the same result.
+
+    Attributes:
+        reason: why, in a sentence.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    """The load has ended.
+
+    Attributes:
+        error: the type's name if it failed or was cancelled, else ``None``.
+    """
+
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A snapshot of how far a load is.
+
+    Attributes:
+        stage: the stage begun last; ``"waiting"`` before any, ``"done"`` after the last.
+        bytes_done: decoded bytes that are whole in memory.
+        bytes_total: decoded bytes in all; ``None`` until the index is known.
+        tensors_done: tensors that are whole in memory.
+        tensors_total: tensors in all; ``None`` until the index is known.
+    """
+
+    stage: str = "waiting"
+    bytes_done: int = 0
+    bytes_total: int | None = None
+    tensors_done: int = 0
+    tensors_total: int | None = None
+
+
+class Observer(Protocol):
+    """Anything callable with an `Event`; called on the loop's thread, must not block."""
+
+    def __call__(self, event: Event, /) -> None: ...

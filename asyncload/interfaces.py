@@ -1,0 +1,204 @@
+"""The seams between rooms: what a source, a format and a worker pool offer each other.
+
+Rooms on one floor do not import one another; they meet here. A new store implements
+`Source` and `Reader`, a new format implements `Format`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from .manifest import FileEntry, Manifest
+
+__all__ = ["Format", "Indexing", "OpenFiles", "Reader", "Source", "WorkerPool"]
+
+Result = TypeVar("Result")
+
+# Parsing this much takes about a millisecond, less than the way to a worker and back.
+PARSE_IN_THREAD = 256 << 10  # bytes
+
+
+class Reader(Protocol):
+    """One open file, pinned to the version it had when it was opened.
+
+    Attributes:
+        uri: for messages, without credentials.
+        name: relative to the Source; ``""`` is the Source's own file.
+        size: length in bytes.
+        version: names this content; another content has another version.
+        path: where another process of this machine may open the same content; ``None`` where
+            it cannot. Whoever opens it compares `manifest.file_version` of its own
+            descriptor with ``version``.
+    """
+
+    uri: str
+    name: str
+    size: int
+    version: str
+    path: str | None
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``offset``: for headers and other small things.
+
+        Raises:
+            SourceChanged: the file is shorter now than when it was opened.
+            TransferFailed: the read failed.
+        """
+        ...
+
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill ``buffers`` one after the other with the bytes from ``offset``.
+
+        The buffers stay the caller's; they are written off the loop's thread. If the call is
+        cancelled, a write already under way has ended when it raises.
+
+        Raises: as `read` does.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Raise `SourceChanged` if the file is no longer the version that was opened."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the file; closing twice is fine."""
+        ...
+
+
+class Source(Protocol):
+    """Where a URI points: one file, or a folder of files.
+
+    Attributes:
+        uri: as given, without credentials.
+        name: the last part of the URI's path, by which formats recognise it.
+    """
+
+    uri: str
+    name: str
+
+    async def open(self, name: str = "") -> Reader:
+        """Open a file, pinned to its present version.
+
+        Args:
+            name: ``""`` for the file that the URI names, else a file in the same folder (in the
+                folder itself, where the URI names a folder).
+
+        Raises:
+            NotFound, AccessDenied, TransferFailed: as they say.
+            Unsafe: ``name`` would leave the folder.
+        """
+        ...
+
+    async def list(self) -> list[str] | None:
+        """Return the names in the folder that the URI names; ``None`` where it names a file."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the source and every reader that it opened; closing twice is fine."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class WorkerPool(Protocol):
+    """Where CPU is spent: worker processes, or threads."""
+
+    async def run(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Call ``function(*args)`` in a worker, under limits on address space and CPU time.
+
+        Raises:
+            WorkerCrashed: the worker died twice on this call.
+            TooLarge: the call went past the limits.
+            LoaderClosed: the pool is closed.
+            Exception: whatever ``function`` raised.
+        """
+        ...
+
+    async def run_in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Call ``function(*args)`` in a thread of the pool's own: for what is short."""
+        ...
+
+
+@dataclass(slots=True)
+class OpenFiles:
+    """The files of one load, in the order in which `Manifest.files` has them."""
+
+    readers: list[Reader] = field(default_factory=list)
+
+    def add(self, reader: Reader) -> int:
+        """Take a reader in, and return the index by which entries refer to it."""
+        self.readers.append(reader)
+        return len(self.readers) - 1
+
+    def entries(self) -> tuple[FileEntry, ...]:
+        """Return what goes into `Manifest.files`."""
+        return tuple(FileEntry(r.name, r.size, r.version) for r in self.readers)
+
+
+def _publish_nothing(documents: Mapping[str, bytes]) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class Indexing:
+    """What a Format works with while it indexes.
+
+    Attributes:
+        source: where the URI points.
+        files: readers opened so far; ``files.readers[0]`` is the URI's own file, where it is one.
+        workers: where untrusted bytes are parsed.
+        publish: to be called with documents as soon as they are known, before the tensors are.
+        unpack: to be called for a file that lies deflated inside another: (reader, offset,
+            stored length, decoded length, CRC-32) -> a reader of the decoded bytes, which
+            lives as long as the load.
+    """
+
+    source: Source
+    files: OpenFiles
+    workers: WorkerPool
+    unpack: Callable[[Reader, int, int, int, int], Awaitable[Reader]]
+    publish: Callable[[Mapping[str, bytes]], None] = _publish_nothing
+
+    async def parse(self, function: Callable[..., Result], data: bytes, *args: Any) -> Result:
+        """Call ``function(data, *args)`` off the loop: in a thread if ``data`` is small.
+
+        ``function`` must be importable by name, and take time linear in the length of ``data``.
+        """
+        if len(data) <= PARSE_IN_THREAD:
+            return await self.workers.run_in_thread(function, data, *args)
+        return await self.workers.run(function, data, *args)
+
+
+class Format(Protocol):
+    """What bytes mean: turns the layout of files into a `Manifest`.
+
+    A format asks readers for ranges, reads no tensor's data, and opens nothing itself.
+
+    Attributes:
+        name: short and lasting; it stands in manifests and in what the CLI prints.
+    """
+
+    name: str
+
+    def matches(self, name: str, head: bytes) -> bool:
+        """Whether a file of this name, which begins with these bytes (up to 16), is of this format."""
+        ...
+
+    async def index(self, indexing: Indexing) -> Manifest:
+        """Index the file at ``indexing.files.readers[0]``.
+
+        Raises:
+            FormatError: one of its kinds, as they say.
+            SourceError: a file could not be read.
+        """
+        ...
