@@ -191,6 +191,19 @@ class TensorEntry:
         """Bytes of the decoded array."""
         return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """Return (offset, length) of each stored stretch of bytes, in the codec's order.
+
+        One for each stored chunk of a `Chunked` tensor, none for `Inline` ones, else one.
+        """
+        match self.encoding:
+            case Inline():
+                return ()
+            case Chunked(chunks=chunks):
+                return tuple((chunk.offset, chunk.length) for chunk in chunks)
+            case _:
+                return ((self.offset, self.length),)
+
 
 def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(mapping))
