@@ -1,0 +1,7 @@
+"""Tensors and documents become models. The only room that imports TensorFlow and Keras.
+
+- ``quiet``     how a load keeps the garbage collector and the thread switch out of the loop's way
+- ``_trust``    what a model's config may name (pure; imports no TensorFlow)
+- ``_private``  every private API of TensorFlow and Keras that is used here, self-tested
+- ``keras``     builds a ``keras.Model`` and binds its weights
+"""

@@ -1,0 +1,213 @@
+"""Build a ``keras.Model`` from its config while its weights arrive, then bind them.
+
+`ModelBuild` is used from one thread at a time: Keras' TensorFlow backend is not thread-safe,
+so builds of all Loaders take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy.typing as npt
+
+from ..errors import AsyncloadError, Corrupt, FormatError, MismatchError
+from . import _private
+from ._trust import check_config
+from .quiet import quiet
+
+__all__ = ["CannotBuildFast", "ModelBuild", "capture_scopes", "load_stock"]
+
+Array = npt.NDArray[Any]
+
+# Keras keeps its scopes and names by thread, but TensorFlow's variables are not made safely
+# by two threads at once (keras IS_THREAD_SAFE, tensorflow#78338).
+_one_build_at_a_time = threading.RLock()
+
+capture_scopes = _private.capture_scopes
+
+
+class CannotBuildFast(Exception):  # noqa: N818 - a turn in the way, not an error
+    """The model has to be loaded by Keras itself; the cause says why."""
+
+
+class ModelBuild:
+    """One model on its way: `construct`, then `bind`, both on the construction thread.
+
+    Args:
+        uri: for messages.
+        custom_objects: name -> class or function that the config may refer to.
+        compile: compile the model as it was when it was saved, optimizer state included.
+        safe_mode: refuse configs that could run code.
+        scopes: enters the Keras scopes of whoever asked for the load.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        custom_objects: Mapping[str, Any] | None,
+        compile: bool,
+        safe_mode: bool,
+        scopes: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._uri = uri
+        self._custom_objects = dict(custom_objects or {})
+        self._compile = compile
+        self._safe_mode = safe_mode
+        self._scopes = scopes
+        self._config: Mapping[str, Any] = {}
+        self._skeleton: _private.Skeleton | None = None
+        self._model: Any = None
+
+    def check(self, config_json: bytes) -> None:
+        """Parse the config, and refuse it if it names what it must not.
+
+        Raises:
+            Corrupt: it is no JSON object.
+            Unsafe: it could run code, and ``safe_mode`` is on.
+            FormatError: it uses classes that nobody registered.
+        """
+        self._config = _parse(config_json, self._uri)
+        if self._safe_mode:
+            with self._scopes():
+                check_config(self._config, self._knows, uri=self._uri)
+
+    def _knows(self, name: str) -> bool:
+        return name in self._custom_objects or _private.is_registered(name)
+
+    def construct(self) -> None:
+        """Make the model's objects, without values.
+
+        Raises:
+            CannotBuildFast: Keras has to load this model itself.
+        """
+        if not _private.fast_path():
+            raise CannotBuildFast("the fast path failed its self-test")
+        with _one_build_at_a_time, self._scopes(), quiet():
+            self._skeleton = _private.Skeleton()
+            try:
+                with self._skeleton.active():
+                    self._model = _private.deserialize(
+                        self._config, self._custom_objects, self._safe_mode
+                    )
+            except Exception as error:
+                raise CannotBuildFast(f"building it raised {_summary(error)}") from error
+
+    def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
+        """Give the model its weights and the rest of its state, and return it.
+
+        Args:
+            arrays: dataset path -> array, 64-byte-aligned; the model's variables share their
+                memory until they are first updated.
+            assets: path below ``assets/`` -> bytes.
+
+        Raises:
+            MismatchError: weights and model do not fit; names every tensor that does not.
+            CannotBuildFast: Keras has to load this model itself.
+        """
+        assert self._skeleton is not None, "construct comes first"
+        with tempfile.TemporaryDirectory(prefix="asyncload-assets-") as folder:
+            where = _write_assets(assets, Path(folder)) if assets else None
+            with _one_build_at_a_time, self._scopes(), quiet():
+                return self._bind(self._skeleton, arrays, where)
+
+    def _bind(
+        self, skeleton: _private.Skeleton, arrays: Mapping[str, Array], assets: str | None
+    ) -> Any:
+        store = _private.StateStore(arrays)
+        loader = _private.StateLoader(store, assets)
+        try:
+            with skeleton.active():
+                loader.load(self._model)
+                if self._compile and self._config.get("compile_config") and not loader.errors:
+                    self._compile_and_load(loader)
+            if not loader.errors:
+                skeleton.finish()
+        except Exception as error:
+            raise CannotBuildFast(f"binding its weights raised {_summary(error)}") from error
+        if loader.errors:
+            self._explain(loader)
+        return self._model
+
+    def _compile_and_load(self, loader: _private.StateLoader) -> None:
+        _private.compile_as_saved(
+            self._model, self._config, self._custom_objects, self._safe_mode
+        )
+        loader.load(self._model)
+
+    def _explain(self, loader: _private.StateLoader) -> None:
+        problems = loader.misfits()
+        if problems is None:
+            owner, error = next(iter(loader.errors.values()))
+            raise CannotBuildFast(f"loading {owner!r} raised {_summary(error)}") from error
+        listing = "\n  ".join(problems)
+        raise MismatchError(
+            f"{len(problems)} variables of the model do not fit the weights in the file:\n  "
+            f"{listing}\nThe file was saved from another architecture, or a custom layer builds "
+            "other variables than it did then.",
+            uri=self._uri,
+        )
+
+
+def load_stock(
+    path: str,
+    *,
+    uri: str,
+    custom_objects: Mapping[str, Any] | None,
+    compile: bool,
+    safe_mode: bool,
+    scopes: Callable[[], AbstractContextManager[None]],
+) -> Any:
+    """Load a ``.keras`` file as Keras does: for what cannot be built the fast way.
+
+    Raises:
+        FormatError: Keras could not load it either.
+    """
+    with _one_build_at_a_time, scopes(), quiet():
+        try:
+            return keras.models.load_model(
+                path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
+            )
+        except AsyncloadError:
+            raise
+        except Exception as error:
+            raise FormatError(
+                f"Keras {keras.__version__} cannot load this model: {_summary(error)}. If it uses "
+                "classes of your own, check their from_config and build; if it was saved by "
+                "another version of Keras, load it with that one.",
+                uri=uri,
+            ) from error
+
+
+def _parse(config_json: bytes, uri: str) -> Mapping[str, Any]:
+    try:
+        config = json.loads(config_json)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"config.json is no valid JSON: {error}", uri=uri) from error
+    if not isinstance(config, dict) or "class_name" not in config:
+        raise Corrupt(
+            "config.json does not describe a model: expected an object with a class_name, found "
+            f"{type(config).__name__}",
+            uri=uri,
+        )
+    return config
+
+
+def _write_assets(assets: Mapping[str, bytes], folder: Path) -> str:
+    for name, content in assets.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return str(folder)
+
+
+def _summary(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
