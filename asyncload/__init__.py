@@ -1,1 +1,146 @@
-"""Load TensorFlow and Keras models inside asyncio programs: ``await asyncload.load(uri)``."""
+"""Load TensorFlow and Keras models inside asyncio programs: ``await asyncload.load(uri)``.
+
+A map of the house; each room imports only from rooms above it::
+
+    errors, events, manifest, interfaces   the words, and the seams between rooms
+    sources/     where bytes come from: a URI becomes files that can be read
+    formats/     what bytes mean: a file becomes a Manifest, the index of its tensors
+    codecs       how encoded bytes become an array
+    memory       the byte budget, aligned arenas, slabs shared with workers
+    workers      the worker processes
+    pipeline/    the overlap: Manifest -> reads -> bytes in place -> decoded tensors
+    materialize/ tensors and documents -> a Keras model; the only room with TensorFlow
+    loader/      Loader, Load, and the functions below
+    report/      progress bar and timeline, from events alone
+    cli          the ``asyncload`` command
+
+Importing this package imports nothing heavy: names are looked up when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import (
+        AccessDenied,
+        AsyncloadError,
+        Corrupt,
+        DecodeError,
+        FormatError,
+        LoaderClosed,
+        MemoryLimitExceeded,
+        MismatchError,
+        NotFound,
+        SourceChanged,
+        SourceError,
+        TooLarge,
+        TransferFailed,
+        UnknownFormat,
+        Unsafe,
+        WorkerCrashed,
+    )
+    from .events import Event, Observer, Progress
+    from .loader._default import (
+        aclose,
+        inspect,
+        load,
+        load_many,
+        load_weights,
+        map_parts,
+        prefetch,
+        stream,
+    )
+    from .loader._load import Load
+    from .loader._loader import Loader
+    from .loader._parts import PartResult
+    from .loader._weights import Weights
+    from .manifest import Manifest, TensorEntry
+
+_HOMES = {
+    "errors": (
+        "AccessDenied",
+        "AsyncloadError",
+        "Corrupt",
+        "DecodeError",
+        "FormatError",
+        "LoaderClosed",
+        "MemoryLimitExceeded",
+        "MismatchError",
+        "NotFound",
+        "SourceChanged",
+        "SourceError",
+        "TooLarge",
+        "TransferFailed",
+        "UnknownFormat",
+        "Unsafe",
+        "WorkerCrashed",
+    ),
+    "events": ("Event", "Observer", "Progress"),
+    "loader._default": (
+        "aclose",
+        "inspect",
+        "load",
+        "load_many",
+        "load_weights",
+        "map_parts",
+        "prefetch",
+        "stream",
+    ),
+    "loader._load": ("Load",),
+    "loader._loader": ("Loader",),
+    "loader._parts": ("PartResult",),
+    "loader._weights": ("Weights",),
+    "manifest": ("Manifest", "TensorEntry"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AccessDenied",
+    "AsyncloadError",
+    "Corrupt",
+    "DecodeError",
+    "Event",
+    "FormatError",
+    "Load",
+    "Loader",
+    "LoaderClosed",
+    "Manifest",
+    "MemoryLimitExceeded",
+    "MismatchError",
+    "NotFound",
+    "Observer",
+    "PartResult",
+    "Progress",
+    "SourceChanged",
+    "SourceError",
+    "TensorEntry",
+    "TooLarge",
+    "TransferFailed",
+    "UnknownFormat",
+    "Unsafe",
+    "Weights",
+    "WorkerCrashed",
+    "aclose",
+    "inspect",
+    "load",
+    "load_many",
+    "load_weights",
+    "map_parts",
+    "prefetch",
+    "stream",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

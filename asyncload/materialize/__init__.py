@@ -5,3 +5,9 @@
 - ``_private``  every private API of TensorFlow and Keras that is used here, self-tested
 - ``keras``     builds a ``keras.Model`` and binds its weights
 """
+
+__all__ = ["CannotBuildFast"]
+
+
+class CannotBuildFast(Exception):
+    """The model has to be loaded by Keras itself; the message says why."""

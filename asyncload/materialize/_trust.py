@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..errors import Corrupt, FormatError, Unsafe
+from asyncload.errors import Corrupt, FormatError, Unsafe
 
 __all__ = ["check_config"]
 
@@ -53,7 +53,9 @@ _RUNS_CODE = {
     "TorchModuleWrapper": "a pickled PyTorch module",
     "TFSMLayer": "a SavedModel, which is a program",
 }
-_LOOKUPS = frozenset({"StringLookup", "IntegerLookup", "TextVectorization", "IndexLookup", "HashedCrossing"})
+_LOOKUPS = frozenset(
+    {"StringLookup", "IntegerLookup", "TextVectorization", "IndexLookup", "HashedCrossing"}
+)
 _NESTING_LIMIT = 200  # levels; Keras recurses through a config, and Python stops at 1,000 frames
 _TRUST = "If you trust where the file comes from, pass safe_mode=False."
 
@@ -85,8 +87,8 @@ def check_config(config: Any, is_registered: Callable[[str], bool], *, uri: str)
         names = ", ".join(unknown)
         first = next(iter(unknown)).rpartition(".")[2]
         raise FormatError(
-            f"the model uses classes or functions that are not part of Keras: {names}. Pass them as "
-            f"custom_objects={{{first!r}: {first.rpartition('>')[2]}}}, or register them with "
+            f"the model uses classes or functions that are not part of Keras: {names}. Pass them "
+            f"as custom_objects={{{first!r}: {first.rpartition('>')[2]}}}, or register them with "
             "keras.saving.register_keras_serializable before the load.",
             uri=uri,
         )

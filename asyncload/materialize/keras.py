@@ -17,12 +17,13 @@ from typing import Any
 import keras
 import numpy.typing as npt
 
-from ..errors import AsyncloadError, Corrupt, FormatError, MismatchError
-from . import _private
+from asyncload.errors import AsyncloadError, Corrupt, FormatError, MismatchError
+
+from . import CannotBuildFast, _private
 from ._trust import check_config
 from .quiet import quiet
 
-__all__ = ["CannotBuildFast", "ModelBuild", "capture_scopes", "load_stock"]
+__all__ = ["ModelBuild", "capture_scopes", "load_stock"]
 
 Array = npt.NDArray[Any]
 
@@ -31,10 +32,6 @@ Array = npt.NDArray[Any]
 _one_build_at_a_time = threading.RLock()
 
 capture_scopes = _private.capture_scopes
-
-
-class CannotBuildFast(Exception):  # noqa: N818 - a turn in the way, not an error
-    """The model has to be loaded by Keras itself; the cause says why."""
 
 
 class ModelBuild:
@@ -63,7 +60,7 @@ class ModelBuild:
         self._safe_mode = safe_mode
         self._scopes = scopes
         self._config: Mapping[str, Any] = {}
-        self._skeleton: _private.Skeleton | None = None
+        self._skeleton = _private.Skeleton()
         self._model: Any = None
 
     def check(self, config_json: bytes) -> None:
@@ -91,7 +88,6 @@ class ModelBuild:
         if not _private.fast_path():
             raise CannotBuildFast("the fast path failed its self-test")
         with _one_build_at_a_time, self._scopes(), quiet():
-            self._skeleton = _private.Skeleton()
             try:
                 with self._skeleton.active():
                     self._model = _private.deserialize(
@@ -112,24 +108,21 @@ class ModelBuild:
             MismatchError: weights and model do not fit; names every tensor that does not.
             CannotBuildFast: Keras has to load this model itself.
         """
-        assert self._skeleton is not None, "construct comes first"
         with tempfile.TemporaryDirectory(prefix="asyncload-assets-") as folder:
             where = _write_assets(assets, Path(folder)) if assets else None
             with _one_build_at_a_time, self._scopes(), quiet():
-                return self._bind(self._skeleton, arrays, where)
+                return self._bind(arrays, where)
 
-    def _bind(
-        self, skeleton: _private.Skeleton, arrays: Mapping[str, Array], assets: str | None
-    ) -> Any:
+    def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> Any:
         store = _private.StateStore(arrays)
         loader = _private.StateLoader(store, assets)
         try:
-            with skeleton.active():
+            with self._skeleton.active():
                 loader.load(self._model)
                 if self._compile and self._config.get("compile_config") and not loader.errors:
                     self._compile_and_load(loader)
             if not loader.errors:
-                skeleton.finish()
+                self._skeleton.finish()
         except Exception as error:
             raise CannotBuildFast(f"binding its weights raised {_summary(error)}") from error
         if loader.errors:
@@ -137,9 +130,7 @@ class ModelBuild:
         return self._model
 
     def _compile_and_load(self, loader: _private.StateLoader) -> None:
-        _private.compile_as_saved(
-            self._model, self._config, self._custom_objects, self._safe_mode
-        )
+        _private.compile_as_saved(self._model, self._config, self._custom_objects, self._safe_mode)
         loader.load(self._model)
 
     def _explain(self, loader: _private.StateLoader) -> None:
@@ -188,7 +179,9 @@ def load_stock(
 
 def _parse(config_json: bytes, uri: str) -> Mapping[str, Any]:
     try:
-        config = json.loads(config_json)
+        # Without a hook, the parser holds the GIL from end to end, 10 ms for a large model; Python
+        # code that it calls is where the interpreter lets other threads in.
+        config = json.loads(config_json, object_hook=_as_it_is)
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"config.json is no valid JSON: {error}", uri=uri) from error
     if not isinstance(config, dict) or "class_name" not in config:
@@ -198,6 +191,10 @@ def _parse(config_json: bytes, uri: str) -> Mapping[str, Any]:
             uri=uri,
         )
     return config
+
+
+def _as_it_is(parsed: dict[str, Any]) -> dict[str, Any]:
+    return parsed
 
 
 def _write_assets(assets: Mapping[str, bytes], folder: Path) -> str:

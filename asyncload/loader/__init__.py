@@ -1,0 +1,9 @@
+"""What users call: the Loader, a Load on its way, and the default Loader of a running loop.
+
+- ``_loader``   `Loader`: owns workers, memory budget and construction thread
+- ``_load``     `Load`: one load on its way: awaitable, progress, events, counted waiters
+- ``_flow``     how a load goes: open, detect, index, read beside building, bind
+- ``_weights``  `Weights`: what `load_weights` returns
+- ``_parts``    `map_parts`: the user's own decode in worker processes
+- ``_default``  ``asyncload.load`` and the other functions, on the running loop's own Loader
+"""

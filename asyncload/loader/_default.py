@@ -1,0 +1,97 @@
+"""``asyncload.load`` and the other functions, on a Loader that belongs to the running loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from asyncload.manifest import Manifest
+
+from ._load import Load
+from ._loader import URI, Array, Loader
+from ._parts import PartResult
+from ._weights import Weights
+
+__all__ = [
+    "aclose",
+    "inspect",
+    "load",
+    "load_many",
+    "load_weights",
+    "map_parts",
+    "prefetch",
+    "stream",
+]
+
+_loaders: WeakKeyDictionary[asyncio.AbstractEventLoop, Loader] = WeakKeyDictionary()
+
+
+def _loader() -> Loader:
+    """Return the running loop's Loader; its task ends, and closes it, with the loop."""
+    loop = asyncio.get_running_loop()
+    loader = _loaders.get(loop)
+    if loader is None or loader.closed:
+        loader = _loaders[loop] = Loader()
+    return loader
+
+
+async def aclose() -> None:
+    """Close the running loop's default Loader; the next call makes a new one."""
+    loader = _loaders.pop(asyncio.get_running_loop(), None)
+    if loader is not None:
+        await loader.aclose()
+
+
+def prefetch(
+    uri: URI,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+) -> Load[Any]:
+    """Start a load on the running loop's Loader; see `Loader.prefetch`."""
+    return _loader().prefetch(
+        uri, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
+    )
+
+
+async def load(
+    uri: URI,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+) -> Any:
+    """Load what a URI holds, on the running loop's Loader; see `Loader.load`."""
+    return await _loader().load(
+        uri, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
+    )
+
+
+async def load_weights(uri: URI) -> Weights:
+    """Load the tensors of a file, on the running loop's Loader; see `Loader.load_weights`."""
+    return await _loader().load_weights(uri)
+
+
+async def inspect(uri: URI) -> Manifest:
+    """Read the index of a file, on the running loop's Loader; see `Loader.inspect`."""
+    return await _loader().inspect(uri)
+
+
+def stream(uri: URI) -> AsyncIterator[tuple[str, Array]]:
+    """Yield tensors as they complete, on the running loop's Loader; see `Loader.stream`."""
+    return _loader().stream(uri)
+
+
+async def load_many(uris: Iterable[URI], *, return_exceptions: bool = False) -> list[Any]:
+    """Load several URIs at once, on the running loop's Loader; see `Loader.load_many`."""
+    return await _loader().load_many(uris, return_exceptions=return_exceptions)
+
+
+def map_parts(
+    decode: Callable[[memoryview], Mapping[str, Array]], uris: Iterable[URI]
+) -> AsyncIterator[PartResult]:
+    """Run ``decode`` on each file, on the running loop's Loader; see `Loader.map_parts`."""
+    return _loader().map_parts(decode, uris)

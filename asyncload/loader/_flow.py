@@ -1,0 +1,204 @@
+"""How a load goes: open, detect, index, then read the bytes beside building the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import numpy.typing as npt
+
+from asyncload.errors import UnknownFormat
+from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
+from asyncload.formats import detect
+from asyncload.interfaces import Indexing, OpenFiles
+from asyncload.manifest import Manifest, TensorEntry
+from asyncload.materialize import CannotBuildFast
+from asyncload.memory import Budget, SlabPool
+from asyncload.pipeline import Pipeline, unpack
+from asyncload.sources import open_source
+from asyncload.workers import Workers
+
+from ._construct import Construction, KerasOptions
+from ._weights import Weights
+
+__all__ = ["Flow", "Resources", "first_error"]
+
+Array = npt.NDArray[Any]
+
+_HEAD = 16  # bytes; enough for the magic number of every format
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the loads of one Loader share."""
+
+    workers: Workers
+    slabs: SlabPool
+    budget: Budget
+    builder: Executor
+
+
+@asynccontextmanager
+async def first_error() -> AsyncIterator[anyio.abc.TaskGroup]:
+    """Open a task group that raises its first error as it is, not in a group."""
+    try:
+        async with anyio.create_task_group() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from error.__cause__
+
+
+def _report_nothing(event: Event) -> None:
+    del event
+
+
+def _want_no_document(documents: Mapping[str, bytes]) -> None:
+    del documents
+
+
+class Flow:
+    """One load, from its URI to its result.
+
+    Args:
+        uri: where the model or the weights are.
+        resources: the Loader's.
+        emit: where events go.
+    """
+
+    def __init__(
+        self,
+        uri: str | os.PathLike[str],
+        resources: Resources,
+        emit: Callable[[Event], None] = _report_nothing,
+    ) -> None:
+        self._resources = resources
+        self._emit = emit
+        self._source = open_source(uri, threads=resources.workers.threads)
+        self.uri = self._source.uri
+        self._files = OpenFiles()
+
+    # --- what callers ask for ----------------------------------------------------------
+
+    async def inspect(self) -> Manifest:
+        """Index, and nothing else."""
+        async with self._source:
+            return await self._index(_want_no_document)
+
+    async def weights(self) -> Weights:
+        """Read every tensor."""
+        async with self._source:
+            manifest = await self._index(_want_no_document)
+            return await self._read_weights(manifest)
+
+    async def stream(self) -> AsyncIterator[tuple[str, Array]]:
+        """Yield tensors as they complete."""
+        async with self._source:
+            manifest = await self._index(_want_no_document)
+            pipeline = self._pipeline(manifest)
+            async with self._resources.budget.take(manifest.nbytes + pipeline.staging):
+                async for item in pipeline.stream():
+                    yield item
+
+    async def load(self, options: KerasOptions) -> Any:
+        """Make the model that the URI holds, or return its weights where it holds no model."""
+        async with self._source:
+            construction = Construction(
+                options, self._resources.builder, uri=self.uri, emit=self._emit
+            )
+            try:
+                manifest = await self._index(construction.begin)
+                if not construction.begun:
+                    return await self._read_weights(manifest)
+                return await self._model(manifest, construction)
+            finally:
+                construction.abandon()
+
+    # --- the stages --------------------------------------------------------------------
+
+    async def _index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
+        with self._stage("index"):
+            manifest = await self._find_index(publish)
+        self._emit(
+            Indexed(
+                uri=self.uri,
+                format=manifest.format,
+                tensors=len(manifest.tensors),
+                nbytes=manifest.nbytes,
+            )
+        )
+        return manifest
+
+    async def _find_index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
+        listing = await self._source.list()
+        if listing is not None:
+            raise UnknownFormat(
+                "is a folder; expected a file such as model.keras or model.safetensors. Name the "
+                "file in it that you want.",
+                uri=self.uri,
+            )
+        reader = await self._source.open()
+        self._files.add(reader)
+        head = await reader.read(0, min(_HEAD, reader.size))
+        chosen = detect(self._source.name, head, uri=self.uri)
+        return await chosen.index(
+            Indexing(self._source, self._files, self._resources.workers, self._unpack, publish)
+        )
+
+    async def _unpack(self, *where: Any) -> Any:
+        return await unpack(*where, workers=self._resources.workers)
+
+    async def _read_weights(self, manifest: Manifest) -> Weights:
+        pipeline = self._pipeline(manifest)
+        async with self._resources.budget.take(manifest.nbytes + pipeline.staging):
+            with self._stage("read"):
+                return Weights(await pipeline.run(), manifest)
+
+    async def _model(self, manifest: Manifest, construction: Construction) -> Any:
+        pipeline = self._pipeline(manifest)
+        async with self._resources.budget.take(manifest.nbytes + pipeline.staging):
+            try:
+                return await self._build_beside_reads(pipeline, construction)
+            except CannotBuildFast as reason:
+                self._emit(FellBack(uri=self.uri, reason=str(reason)))
+            with self._stage("build"):
+                return await construction.load_stock(self._files.readers[0])
+
+    async def _build_beside_reads(self, pipeline: Pipeline, construction: Construction) -> Any:
+        async with first_error() as group:
+            group.start_soon(construction.wait)
+            with self._stage("read"):
+                arrays = await pipeline.run()
+                assets = await pipeline.assets()
+        with self._stage("bind"):
+            return await construction.bind(arrays, assets)
+
+    def _pipeline(self, manifest: Manifest) -> Pipeline:
+        resources = self._resources
+        return Pipeline(
+            manifest,
+            self._files,
+            workers=resources.workers,
+            slabs=resources.slabs,
+            on_tensor=self._tensor_ready,
+        )
+
+    def _tensor_ready(self, entry: TensorEntry) -> None:
+        self._emit(TensorReady(uri=self.uri, name=entry.name, nbytes=entry.nbytes))
+
+    @contextmanager
+    def _stage(self, stage: str) -> Iterator[None]:
+        self._emit(StageStarted(uri=self.uri, stage=stage))
+        try:
+            yield
+        except BaseException as error:
+            self._emit(StageEnded(uri=self.uri, stage=stage, error=type(error).__name__))
+            raise
+        self._emit(StageEnded(uri=self.uri, stage=stage))

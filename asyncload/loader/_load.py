@@ -1,0 +1,163 @@
+"""`Load`: one load on its way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import anyio
+
+from asyncload.errors import LoaderClosed
+from asyncload.events import (
+    Event,
+    Finished,
+    Indexed,
+    Observer,
+    Progress,
+    StageStarted,
+    Started,
+    TensorReady,
+)
+
+__all__ = ["Load", "advance"]
+
+Result = TypeVar("Result")
+_logger = logging.getLogger("asyncload")
+
+
+class Load(Generic[Result]):
+    """One load on its way, as `prefetch` returns it: await it for its result.
+
+    Any number of tasks may await it. Cancelling one of them leaves the others waiting;
+    when the last one that waited is cancelled, so is the load. A load that nobody has awaited
+    yet goes on by itself.
+
+    Attributes:
+        uri: what is being loaded, without credentials.
+        progress: how far it is, as a `Progress`.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        work: Callable[[Load[Result]], Awaitable[Result]],
+        observer: Observer | None,
+    ) -> None:
+        self.uri = uri
+        self.progress = Progress()
+        self._work = work
+        self._observer = observer
+        self._future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._scope = anyio.CancelScope()
+        self._waiters = 0
+        self._events: list[Event] = []
+        self._news = asyncio.Event()
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Result:
+        self._waiters += 1
+        try:
+            return await asyncio.shield(self._future)
+        except asyncio.CancelledError:
+            if self._waiters == 1:
+                self.cancel()
+            raise
+        finally:
+            self._waiters -= 1
+
+    def done(self) -> bool:
+        """Whether it has ended: with a result, an error, or cancelled."""
+        return self._future.done()
+
+    def cancel(self) -> None:
+        """Stop the load; whoever awaits it gets `asyncio.CancelledError`.
+
+        Its reads stop, the results of its worker jobs are dropped, and its memory is returned. A
+        load that has ended stays as it is.
+        """
+        self._scope.cancel()
+        if not self._future.done():
+            self._future.cancel()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield every event of the load, from its first on, until it has ended."""
+        seen = 0
+        while True:
+            while seen < len(self._events):
+                event = self._events[seen]
+                seen += 1
+                yield event
+                if isinstance(event, Finished):
+                    return
+            await self._news.wait()
+
+    def emit(self, event: Event) -> None:
+        """Report an event: to progress, to `events`, to the Loader's observer."""
+        self.progress = advance(self.progress, event)
+        self._events.append(event)
+        self._news.set()
+        self._news = asyncio.Event()
+        if self._observer is not None:
+            try:
+                self._observer(event)
+            except Exception:
+                _logger.exception("an observer failed on %s; the load goes on", event)
+
+    async def run(self) -> None:
+        """Do the work; the Loader calls it, in its own task group."""
+        self.emit(Started(uri=self.uri))
+        error: BaseException | None = None
+        try:
+            with self._scope:
+                self._settle(await self._work(self))
+        except Exception as failure:  # noqa: BLE001 - it is handed to whoever awaits
+            error = failure
+            self._fail(failure)
+        except BaseException as stop:
+            error = stop
+            raise
+        finally:
+            if not self._future.done() or self._future.cancelled():
+                error = error or asyncio.CancelledError()
+                self._future.cancel()
+            self.emit(Finished(uri=self.uri, error=type(error).__name__ if error else None))
+
+    def refuse(self) -> None:
+        """End a load that was never begun because its Loader is closed."""
+        self._fail(LoaderClosed("the Loader was closed before this load began", uri=self.uri))
+        self.emit(Finished(uri=self.uri, error=LoaderClosed.__name__))
+
+    def _settle(self, result: Result) -> None:
+        if not self._future.done():
+            self._future.set_result(result)
+
+    def _fail(self, failure: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(failure)
+
+    def __repr__(self) -> str:
+        return f"<Load of {self.uri}: {self.progress.stage}>"
+
+
+def advance(progress: Progress, event: Event) -> Progress:
+    """Return the progress after an event."""
+    match event:
+        case StageStarted(stage=stage):
+            return replace(progress, stage=stage)
+        case Indexed():
+            return replace(progress, bytes_total=event.nbytes, tensors_total=event.tensors)
+        case TensorReady():
+            return replace(
+                progress,
+                bytes_done=progress.bytes_done + event.nbytes,
+                tensors_done=progress.tensors_done + 1,
+            )
+        case Finished():
+            return replace(progress, stage="done")
+        case _:
+            return progress

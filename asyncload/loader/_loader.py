@@ -1,0 +1,285 @@
+"""`Loader`: owns workers, memory budget and construction thread, and runs loads on them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+import anyio
+import numpy.typing as npt
+
+from asyncload.errors import LoaderClosed
+from asyncload.events import Observer
+from asyncload.manifest import Manifest
+from asyncload.memory import Budget, SlabPool, parse_size
+from asyncload.workers import Workers
+
+from ._construct import KerasOptions, capture_keras_scopes
+from ._flow import Flow, Resources, first_error
+from ._load import Load
+from ._parts import PartResult, map_parts
+from ._weights import Weights
+
+__all__ = ["Loader"]
+
+Array = npt.NDArray[Any]
+Result = TypeVar("Result")
+URI = str | os.PathLike[str]
+
+# Of the machine's memory: what is left is for what serves meanwhile.
+_MEMORY_SHARE = 0.75
+
+
+class Loader:
+    """Loads models and weights, several at once, with one set of workers and one budget.
+
+    Use it as an async context manager; closing it cancels the loads under way and ends its
+    workers. Its methods belong to the loop that it was made in.
+
+    Args:
+        executor: where CPU is spent on indexing and decoding: ``"process"`` (worker processes,
+            started when first needed), ``"thread"``, or any `concurrent.futures.Executor`, which
+            stays the caller's.
+        processes: how many workers; by default one for each CPU.
+        memory: bytes (or text such as ``"4GiB"``) that all loads together may have in flight or
+            hold before they hand over their result; by default three quarters of the machine's.
+            A load larger than that runs alone.
+        observer: called with every `Event` of every load, on the loop's thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        executor: Literal["process", "thread"] | Executor = "process",
+        processes: int | None = None,
+        memory: int | str | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        limit = _default_memory() if memory is None else parse_size(memory)
+        self._resources = Resources(
+            workers=Workers(executor, processes=processes),
+            slabs=SlabPool(),
+            budget=Budget(limit),
+            builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
+        )
+        self._observer = observer
+        self._host: asyncio.Task[None] | None = None
+        self._group: anyio.abc.TaskGroup | None = None
+        self._waiting: list[Load[Any]] = []
+        self._closing = asyncio.Event()
+
+    # --- its life ------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel the loads under way, and end workers and threads; closing twice is fine."""
+        self._closing.set()
+        if self._host is None:
+            self._host = asyncio.create_task(self._live(), name="asyncload-loader")
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([self._host])
+
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called, or the loop ended."""
+        return self._closing.is_set()
+
+    def _open(self) -> None:
+        if self._closing.is_set():
+            raise LoaderClosed("this Loader is closed; make a new one")
+        if self._host is None:
+            self._host = asyncio.create_task(self._live(), name="asyncload-loader")
+
+    async def _live(self) -> None:
+        """Hold the task group of all loads; ends when closed, or when the loop cancels it."""
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                for load in self._waiting:
+                    group.start_soon(load.run)
+                self._waiting.clear()
+                await self._closing.wait()
+                group.cancel_scope.cancel()
+        finally:
+            self._closing.set()
+            for load in self._waiting:
+                load.refuse()
+            with anyio.CancelScope(shield=True):
+                await self._release()
+
+    async def _release(self) -> None:
+        await self._resources.workers.aclose()
+        self._resources.slabs.close()
+        # A model half built cannot be interrupted; its thread ends with it, unwaited for.
+        self._resources.builder.shutdown(wait=False, cancel_futures=True)
+
+    # --- loading -------------------------------------------------------------------------
+
+    def prefetch(
+        self,
+        uri: URI,
+        *,
+        custom_objects: Mapping[str, Any] | None = None,
+        compile: bool = True,
+        safe_mode: bool = True,
+    ) -> Load[Any]:
+        """Start a load, and return it at once: a `Load`, to be awaited when its result is needed.
+
+        Args: as `load` takes them.
+
+        Raises:
+            LoaderClosed: the Loader is closed.
+        """
+        options = KerasOptions(custom_objects, compile, safe_mode, capture_keras_scopes())
+        return self._start(uri, lambda flow: flow.load(options))
+
+    async def load(
+        self,
+        uri: URI,
+        *,
+        custom_objects: Mapping[str, Any] | None = None,
+        compile: bool = True,
+        safe_mode: bool = True,
+    ) -> Any:
+        """Load what a URI holds.
+
+        Args:
+            uri: a path, ``file://`` or ``memory://``.
+            custom_objects: name -> class or function, for models that use the caller's own.
+            compile: compile a Keras model as it was when saved, optimizer state included.
+            safe_mode: refuse models that could run code while they load.
+
+        Returns:
+            A ``keras.Model`` for a ``.keras`` file, equal to what ``keras.models.load_model``
+            makes; its variables share memory with the bytes that were read until they are
+            first updated. `Weights` for files that hold no model.
+
+        Raises:
+            SourceError: the bytes could not be had.
+            FormatError: they are not what they should be.
+            MismatchError: weights and model do not fit.
+            WorkerCrashed: a worker process died twice on this file.
+            MemoryLimitExceeded: the system has no memory left for it.
+            LoaderClosed: the Loader is, or was, closed.
+        """
+        return await self.prefetch(
+            uri, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
+        )
+
+    async def load_weights(self, uri: URI) -> Weights:
+        """Load the tensors of a file of any format, without building a model or TensorFlow.
+
+        Args:
+            uri: as `load` takes it.
+
+        Returns:
+            Name -> read-only array, names as the file has them (``layers/dense/vars/0``).
+
+        Raises: as `load` does, but for `MismatchError`.
+        """
+        return await self._start(uri, lambda flow: flow.weights())
+
+    async def inspect(self, uri: URI) -> Manifest:
+        """Read the index of a file, and none of its tensors.
+
+        Raises: as `load` does, but for `MismatchError` and `MemoryLimitExceeded`.
+        """
+        return await self._start(uri, lambda flow: flow.inspect())
+
+    async def stream(self, uri: URI) -> AsyncIterator[tuple[str, Array]]:
+        """Yield (name, read-only array) as tensors complete, in no set order.
+
+        Leaving the iteration early stops the reads; use `contextlib.aclosing` to have that
+        happen at once.
+
+        Raises: as `load_weights` does.
+        """
+        self._open()
+        async for item in Flow(uri, self._resources).stream():
+            yield item
+
+    @overload
+    async def load_many(
+        self, uris: Iterable[URI], *, return_exceptions: Literal[False] = False
+    ) -> list[Any]: ...
+
+    @overload
+    async def load_many(
+        self, uris: Iterable[URI], *, return_exceptions: bool
+    ) -> list[Any | Exception]: ...
+
+    async def load_many(self, uris: Iterable[URI], *, return_exceptions: bool = False) -> list[Any]:
+        """Load several URIs at once.
+
+        Args:
+            uris: each as `load` takes it.
+            return_exceptions: put what a load raised in its place in the list, so that one broken
+                part spoils no other. Otherwise the first error cancels the rest and is raised.
+
+        Returns:
+            A result for each URI, in their order.
+        """
+        loads = [self.prefetch(uri) for uri in uris]
+        results: list[Any] = [None] * len(loads)
+
+        async def collect(index: int) -> None:
+            try:
+                results[index] = await loads[index]
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                results[index] = error
+
+        async with first_error() as group:
+            for index in range(len(loads)):
+                group.start_soon(collect, index)
+        return results
+
+    async def map_parts(
+        self, decode: Callable[[memoryview], Mapping[str, Array]], uris: Iterable[URI]
+    ) -> AsyncIterator[PartResult]:
+        """Run a function of the caller's on the bytes of each file, in worker processes.
+
+        Args:
+            decode: called with a read-only memoryview of a whole file's bytes, valid during the
+                call; returns name -> array. Closures and functions of ``__main__`` work too.
+            uris: the parts.
+
+        Yields:
+            A `PartResult` for each part as it completes; one broken part spoils no other.
+        """
+        self._open()
+        async for result in map_parts(decode, uris, self._resources):
+            yield result
+
+    def _start(self, uri: URI, work: Callable[[Flow], Awaitable[Result]]) -> Load[Result]:
+        self._open()
+
+        async def follow(load: Load[Result]) -> Result:
+            return await work(Flow(uri, self._resources, load.emit))
+
+        load = Load(os.fspath(uri), follow, self._observer)
+        if self._group is None:
+            self._waiting.append(load)
+        else:
+            self._group.start_soon(load.run)
+        return load
+
+
+def _default_memory() -> int:
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)

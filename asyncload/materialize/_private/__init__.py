@@ -1,0 +1,39 @@
+"""Every private API of TensorFlow and Keras that asyncload uses, and the test that it still works.
+
+What stands here moves between releases. `fast_path()` tries all of it on a small model
+when it is first needed; if anything differs from stock, the caller takes the stock path:
+slower, same result.
+
+Six things are private:
+
+- ``EagerTensor(array, ...)`` aliases a 64-byte-aligned array instead of copying it;
+- a `ResourceVariable` is put together from a handle, without an initial value;
+- in a `Skeleton`, and on that thread only, Keras variables are made without running
+  their initialisers;
+- in a `Skeleton`, an optimizer that needs a variable has it initialised after all;
+- in a `Skeleton`, plain attributes of a layer skip Keras' and TensorFlow's tracking,
+  which would look at each and leave it as it is;
+- Keras' walk over a model's state visits each attribute of each layer, and computes what
+  to skip anew for each (``saving_lib.get_attr_skipset`` writes its cache under another name
+  than it reads, Keras 3.15). `load_state` runs Keras' own ``_load_state``, with a walk that
+  yields the same children in the same order from what is known of the class.
+"""
+
+from __future__ import annotations
+
+from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
+from ._selftest import fast_path
+from ._state import StateLoader, StateStore
+from ._variables import as_tensor
+
+__all__ = [
+    "Skeleton",
+    "StateLoader",
+    "StateStore",
+    "as_tensor",
+    "capture_scopes",
+    "compile_as_saved",
+    "deserialize",
+    "fast_path",
+    "is_registered",
+]

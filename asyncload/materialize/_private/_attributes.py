@@ -1,0 +1,46 @@
+"""Plain attributes of layers, set without the tracking that would leave them as they are."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+from keras.src.layers.layer import Layer
+
+from ._variables import in_skeleton
+
+__all__ = ["untracked_when_plain"]
+
+_PLAIN = frozenset({bool, int, float, str, type(None), types.FunctionType})
+
+
+@functools.cache
+def _stock_setters() -> frozenset[type]:
+    return frozenset(kind for kind in Layer.__mro__ if "__setattr__" in vars(kind))
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_only_stock_setters(kind: type) -> bool:
+    return _stock_setters().issuperset(b for b in kind.__mro__ if "__setattr__" in vars(b))
+
+
+def untracked_when_plain(stock: Callable[[Any, str, Any], None]) -> Callable[..., None]:
+    """Override ``Layer.__setattr__``: what stock would look at and leave alone is set at once."""
+
+    @functools.wraps(stock)
+    def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807 - it is one
+        # A name that the class has too may be a property, which stock knows how to treat.
+        if (
+            type(value) in _PLAIN
+            and in_skeleton()
+            and "_tracker" in self.__dict__
+            and not hasattr(type(self), name)
+            and _has_only_stock_setters(type(self))
+        ):
+            object.__setattr__(self, name, value)
+        else:
+            stock(self, name, value)
+
+    return __setattr__

@@ -1,0 +1,130 @@
+"""Models made as a skeleton: Keras' own deserialisation, with the overrides in force."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.backend.tensorflow.optimizer import TFOptimizer
+from keras.src.layers.layer import Layer
+from keras.src.saving import saving_lib, serialization_lib
+from keras.src.saving.object_registration import get_registered_object
+
+from . import _variables
+from ._attributes import untracked_when_plain
+from ._state import quick_walk
+
+__all__ = ["Skeleton", "capture_scopes", "compile_as_saved", "deserialize", "is_registered"]
+
+_install_lock = threading.Lock()
+
+
+def _install() -> None:
+    """Put the overrides in place, once; outside of a `Skeleton` each one calls stock."""
+    with _install_lock:
+        if hasattr(saving_lib._walk_saveable, "__wrapped__"):
+            return
+        variable = keras.Variable
+        variable._initialize_with_initializer = _variables.without_initialiser(
+            variable._initialize_with_initializer
+        )
+        variable._deferred_initialize = _variables.still_deferred(variable._deferred_initialize)
+        variable._direct_assign = _variables.binding(variable._direct_assign)
+        variable._convert_to_tensor = _variables.aliasing(variable._convert_to_tensor)
+        TFOptimizer._var_key = _variables.initialising(TFOptimizer._var_key)
+        Layer.__setattr__ = untracked_when_plain(Layer.__setattr__)
+        saving_lib._walk_saveable = quick_walk(saving_lib._walk_saveable)
+
+
+class Skeleton:
+    """Keras objects that are made without running initialisers.
+
+    Variables made in `active` get their values by being assigned to; `finish` initialises
+    those that never were (seeds, metrics: what no file holds) as stock would have.
+    """
+
+    def __init__(self) -> None:
+        _install()
+        self._unbound: list[Any] = []
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make and bind objects on this thread until the block ends; may be entered again."""
+        outer = getattr(_variables.here, "unbound", None)
+        _variables.here.unbound = self._unbound
+        try:
+            yield
+        finally:
+            _variables.here.unbound = outer
+
+    def finish(self) -> None:
+        """Initialise what has no value yet."""
+        for variable in self._unbound:
+            if variable._value is None:
+                variable._deferred_initialize()
+        self._unbound.clear()
+
+
+def deserialize(
+    config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None, safe_mode: bool
+) -> Any:
+    """Make the model of a parsed ``config.json``, as ``keras.models.load_model`` does.
+
+    It is not compiled: an optimizer asks for the variables' values, which come later.
+    """
+    bare = {**config, "compile_config": None}
+    with saving_lib.ObjectSharingScope():
+        return saving_lib.deserialize_keras_object(
+            bare, dict(custom_objects or {}), safe_mode=safe_mode
+        )
+
+
+def compile_as_saved(
+    model: Any,
+    config: Mapping[str, Any],
+    custom_objects: Mapping[str, Any] | None,
+    safe_mode: bool,
+) -> None:
+    """Compile a model with what its ``config.json`` says of it, if it says anything."""
+    compile_config = config.get("compile_config")
+    if compile_config:
+        scope = keras.saving.custom_object_scope(dict(custom_objects or {}))
+        with scope, serialization_lib.SafeModeScope(safe_mode):
+            model.compile_from_config(compile_config)
+        model.compiled = True
+
+
+def is_registered(name: str) -> bool:
+    """Whether Keras knows an object of the caller's by this name, in the scopes of this thread."""
+    return get_registered_object(name) is not None
+
+
+_SCOPES = ("custom_objects_scope_dict", "safe_mode_saving")
+
+
+def capture_scopes() -> Callable[[], Any]:
+    """Capture the Keras scopes of this thread; the result, called, enters them on another one."""
+    found = {name: global_state.get_global_attribute(name) for name in _SCOPES}
+
+    @contextmanager
+    def enter() -> Iterator[None]:
+        before = {name: global_state.get_global_attribute(name) for name in _SCOPES}
+        _set_scopes(found)
+        try:
+            yield
+        finally:
+            _set_scopes(before)
+
+    return enter
+
+
+def _set_scopes(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if value is not None:
+            global_state.set_global_attribute(name, value)
+        else:
+            global_state.set_global_attribute(name, {} if name.endswith("dict") else None)

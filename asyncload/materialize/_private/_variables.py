@@ -1,0 +1,147 @@
+"""Keras variables on TensorFlow: made without a value, and bound to memory that is there."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tensorflow.python.eager import context
+from tensorflow.python.framework import ops, tensor_shape
+from tensorflow.python.ops import gen_resource_variable_ops, resource_variable_ops
+
+__all__ = [
+    "Array",
+    "aliasing",
+    "as_tensor",
+    "binding",
+    "here",
+    "in_skeleton",
+    "initialising",
+    "still_deferred",
+    "without_initialiser",
+]
+
+Array = npt.NDArray[Any]
+here = threading.local()  # .unbound: variables of the Skeleton that is active on this thread
+
+
+def as_tensor(array: Array) -> Any:
+    """Return an eager CPU tensor of the array's bytes.
+
+    Memory is shared, and kept alive by the tensor, if the array is C-contiguous and
+    64-byte-aligned; otherwise TensorFlow copies.
+    """
+    eager = context.context()
+    eager.ensure_initialized()
+    return ops.EagerTensor(array, eager.device_name, None)
+
+
+def in_skeleton() -> bool:
+    """Whether a Skeleton is active on this thread."""
+    return getattr(here, "unbound", None) is not None
+
+
+def _bind(variable: Any, tensor: Any) -> None:
+    """Give a Keras variable that has no value yet this one, sharing its memory."""
+    value = resource_variable_ops.ResourceVariable.__new__(resource_variable_ops.ResourceVariable)
+    name = variable.name
+    unique = f"{name}_{ops.uid()}"
+    shape, dtype = tensor.shape, tensor.dtype
+    handle = resource_variable_ops._variable_handle_from_shape_and_dtype(
+        shape, dtype, shared_name=None, name=name, graph_mode=False
+    )
+    handle._parent_trackable = weakref.ref(value)
+    handle._name = f"{name}:0"
+    handle._unique_id = unique
+    gen_resource_variable_ops.assign_variable_op(handle, tensor)
+    resource_variable_ops.BaseResourceVariable.__init__(
+        value,
+        trainable=variable.trainable,
+        shape=tensor_shape.as_shape(shape),
+        dtype=dtype,
+        handle=handle,
+        synchronization=variable._map_synchronization(variable.synchronization),
+        aggregation=variable._map_aggregation(variable.aggregation),
+        name=name,
+        unique_id=unique,
+        handle_name=name,
+        in_graph_mode=False,
+    )
+    variable._value = value
+    variable._initializer = None
+
+
+def without_initialiser(stock: Callable[..., None]) -> Callable[..., None]:
+    """Override ``Variable._initialize_with_initializer``: the value comes later."""
+
+    @functools.wraps(stock)
+    def _initialize_with_initializer(self: Any, initializer: Any) -> None:
+        if in_skeleton():
+            self._value = None
+            self._initializer = initializer
+            here.unbound.append(self)
+        else:
+            stock(self, initializer)
+
+    return _initialize_with_initializer
+
+
+def still_deferred(stock: Callable[..., None]) -> Callable[..., None]:
+    """Override ``Variable._deferred_initialize``: the value comes later still."""
+
+    @functools.wraps(stock)
+    def _deferred_initialize(self: Any) -> None:
+        if in_skeleton():
+            here.unbound.append(self)
+        else:
+            stock(self)
+
+    return _deferred_initialize
+
+
+def binding(stock: Callable[..., None]) -> Callable[..., None]:
+    """Override ``Variable._direct_assign``: the first value is bound, not copied."""
+
+    @functools.wraps(stock)
+    def _direct_assign(self: Any, value: Any) -> None:
+        if not in_skeleton() or self._value is not None:
+            stock(self, value)
+        elif isinstance(value, ops.EagerTensor) and value.dtype.name == self._dtype:
+            _bind(self, value)
+        else:
+            self._initialize(value)
+            self._initializer = None
+
+    return _direct_assign
+
+
+def aliasing(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """Override ``Variable._convert_to_tensor``: an array of the right dtype is shared."""
+
+    @functools.wraps(stock)
+    def _convert_to_tensor(self: Any, value: Any, dtype: Any = None) -> Any:
+        if in_skeleton() and isinstance(value, np.ndarray) and value.dtype.name == dtype:
+            return as_tensor(value)
+        return stock(self, value, dtype)
+
+    return _convert_to_tensor
+
+
+def initialising(stock: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """Override ``TFOptimizer._var_key``: it needs the variable to have a value."""
+
+    @functools.wraps(stock)
+    def _var_key(self: Any, variable: Any) -> Any:
+        # A model inside the model may be compiled before its values have come; its optimizer
+        # identifies variables by the TensorFlow variable, so there has to be one.
+        if in_skeleton() and getattr(variable, "_value", variable) is None:
+            variable._initialize(lambda: variable._initializer(variable._shape, variable._dtype))
+            variable._initializer = None
+        return stock(self, variable)
+
+    return _var_key
