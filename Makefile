@@ -1,0 +1,47 @@
+# `make demo` or `make test` on a fresh clone needs python3 (3.11 to 3.13) and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format bench soak clean
+
+help:  ## list what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
+
+venv: $(READY)  ## make .venv and install into it (the others do this by themselves)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,tensorflow]'
+	touch $@
+
+demo: $(READY)  ## serve one model while another loads, and measure it
+	$(BIN)/asyncload demo $(ARGS)
+
+test: $(READY)  ## run the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## all benchmarks beside what they compare with; JSON into .cache/bench
+	mkdir -p .cache/bench
+	$(BIN)/python benchmarks/bench_keras.py --json .cache/bench/keras.json $(ARGS)
+	$(BIN)/python benchmarks/bench_weights.py --json .cache/bench/weights.json $(ARGS)
+	$(BIN)/python benchmarks/bench_loop.py --json .cache/bench/loop.json $(ARGS)
+
+soak: $(READY)  ## load, cancel and fail for minutes; memory, descriptors and processes must stay level
+	$(BIN)/python benchmarks/soak.py $(ARGS)
+
+clean:  ## remove .venv and every cache
+	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
