@@ -5,17 +5,17 @@
     AsyncloadError
     ├── SourceError                  the bytes could not be had
     │   ├── NotFound                 no such file or object          (also FileNotFoundError)
-    │   ├── AccessDenied             it exists, or may, but is not ours to read (also PermissionError)
+    │   ├── AccessDenied             not ours to read, if it exists  (also PermissionError)
     │   ├── SourceChanged            it was replaced, truncated or rewritten while being read
     │   └── TransferFailed           a read failed or ended early    (also OSError)
     ├── FormatError                  the bytes are not what they should be   (also ValueError)
     │   ├── UnknownFormat            no format of ours recognises them
     │   ├── Corrupt                  damaged, truncated or contradictory
-    │   ├── Unsafe                   well formed, and refused: it could run code or reach other files
+    │   ├── Unsafe                   well formed, refused: it could run code or reach other files
     │   └── TooLarge                 declares far more than it holds, or exceeds a worker's limits
     ├── DecodeError                  a tensor's encoded bytes, or a user's decode, failed
     ├── WorkerCrashed                a worker process died twice on the same job
-    ├── MismatchError                weights and model do not fit; names every tensor  (also ValueError)
+    ├── MismatchError                weights and model do not fit: every tensor (also ValueError)
     ├── MemoryLimitExceeded          the memory for a load cannot be had  (also MemoryError)
     └── LoaderClosed                 the Loader was closed           (also RuntimeError)
 

@@ -135,4 +135,6 @@ class Progress:
 class Observer(Protocol):
     """Anything callable with an `Event`; called on the loop's thread, must not block."""
 
-    def __call__(self, event: Event, /) -> None: ...
+    def __call__(self, event: Event, /) -> None:
+        """Take notice of one event."""
+        ...

@@ -191,7 +191,7 @@ class Format(Protocol):
     name: str
 
     def matches(self, name: str, head: bytes) -> bool:
-        """Whether a file of this name, which begins with these bytes (up to 16), is of this format."""
+        """Whether a file of this name, beginning with these bytes (up to 16), is of this format."""
         ...
 
     async def index(self, indexing: Indexing) -> Manifest:
