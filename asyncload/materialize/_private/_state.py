@@ -180,8 +180,8 @@ def _misfits(owner: Any, groups: Mapping[str, Mapping[str, Array]], path: str) -
     lines = []
     for name in sorted({*expected, *entry}, key=lambda text: (len(text), text)):
         variable, array = expected.get(name), entry.get(name)
-        wanted = _describe(variable and variable.path, variable)
-        got = _describe("the file", array)
+        wanted = "" if variable is None else _describe(variable.path, variable)
+        got = "" if array is None else _describe("the file", array)
         if variable is None:
             lines.append(f"{path}/vars/{name}: {got}, the model has no such variable")
         elif array is None:
@@ -191,5 +191,5 @@ def _misfits(owner: Any, groups: Mapping[str, Mapping[str, Array]], path: str) -
     return lines
 
 
-def _describe(name: str | None, holder: Any) -> str:
-    return "" if holder is None else f"{name} has {tuple(holder.shape)} {holder.dtype}"
+def _describe(name: str, holder: Any) -> str:
+    return f"{name} has {tuple(holder.shape)} {holder.dtype}"

@@ -1,0 +1,95 @@
+"""Garbage collector and switch interval come back as they were."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from asyncload.materialize.quiet import quiet
+
+
+@pytest.fixture(autouse=True)
+def settings() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    yield
+    gc.enable()
+    gc.unfreeze()
+    sys.setswitchinterval(interval)
+
+
+def test_holds_the_collector_and_restores_it() -> None:
+    before = sys.getswitchinterval()
+    with quiet():
+        assert not gc.isenabled()
+        assert sys.getswitchinterval() < before
+    assert gc.isenabled()
+    assert sys.getswitchinterval() == pytest.approx(before)
+
+
+def test_overlapping_blocks_restore_with_the_last() -> None:
+    first, second = quiet(), quiet()
+    with first:
+        second.__enter__()
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+    assert gc.isenabled()
+
+
+def test_a_disabled_collector_stays_disabled() -> None:
+    gc.disable()
+    with quiet():
+        pass
+    assert not gc.isenabled()
+
+
+def test_a_shorter_interval_is_left_alone() -> None:
+    sys.setswitchinterval(1e-5)
+    with quiet():
+        assert sys.getswitchinterval() == pytest.approx(1e-5)
+
+
+def test_young_objects_do_not_bring_a_collection_at_the_end() -> None:
+    collections: list[str] = []
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    try:
+        with quiet():
+            kept = [[] for _ in range(50_000)]
+        more = [[] for _ in range(100)]
+    finally:
+        gc.callbacks.pop()
+    assert kept
+    assert more
+    assert collections == []
+
+
+def test_objects_that_the_program_froze_stay_frozen() -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with quiet():
+        kept = [[] for _ in range(1000)]
+    assert kept
+    assert gc.get_freeze_count() >= frozen
+
+
+def test_an_error_restores_too() -> None:
+    with pytest.raises(KeyError), quiet():
+        raise KeyError
+    assert gc.isenabled()
+
+
+def test_many_threads() -> None:
+    def enter() -> None:
+        for _ in range(200):
+            with quiet():
+                pass
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert gc.isenabled()
