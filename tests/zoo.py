@@ -15,8 +15,8 @@ __all__ = ["CUSTOM_OBJECTS", "ZOO", "Unregistered", "save"]
 _rng = np.random.default_rng(0)
 
 
-def _fit(model: Any, inputs: int, outputs: int, optimizer: Any = "adam", **compile: Any) -> Any:
-    model.compile(optimizer, "mse", **compile)
+def _fit(model: Any, inputs: int, outputs: int, optimizer: Any = "adam", **options: Any) -> Any:
+    model.compile(optimizer, "mse", **options)
     x = _rng.random((16, inputs), "float32")
     model.fit(x, _rng.random((16, outputs), "float32"), epochs=2, batch_size=8, verbose=0)
     return model

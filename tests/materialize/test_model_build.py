@@ -171,7 +171,7 @@ def test_a_broken_config_is_corrupt(config: bytes) -> None:
 
 def test_a_class_unknown_to_keras_says_how_to_pass_it(tmp_path: Path) -> None:
     config, _, _ = read(save("custom", tmp_path))
-    with pytest.raises(FormatError, match="Unregistered.*custom_objects="):
+    with pytest.raises(FormatError, match=r"Unregistered.*custom_objects="):
         build(config, custom_objects=None)
     with keras.saving.custom_object_scope(CUSTOM_OBJECTS):
         build(config, custom_objects=None).construct()
@@ -202,7 +202,7 @@ def test_a_config_that_cannot_be_built_is_left_to_stock(tmp_path: Path) -> None:
 def test_stock_errors_are_translated(tmp_path: Path) -> None:
     path = save("sequential", tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(FormatError, match="Keras .* cannot load"):
+    with pytest.raises(FormatError, match=r"Keras .* cannot load"):
         load_stock(
             str(path),
             uri="model.keras",

