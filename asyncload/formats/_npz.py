@@ -1,0 +1,173 @@
+"""NumPy's ``.npz`` archives, and single ``.npy`` arrays.
+
+An archive is a ZIP of ``<name>.npy`` members, stored by `numpy.savez` and deflated by
+`numpy.savez_compressed`. A stored member's data is read as it lies in the archive.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+from asyncload.errors import Corrupt
+from asyncload.interfaces import PARSE_IN_THREAD, Indexing
+from asyncload.manifest import Manifest, TensorEntry
+
+from . import _npy, _zip
+
+__all__ = ["Npy", "Npz", "index_npz"]
+
+_SUFFIX = ".npy"
+# What `numpy.save` writes before the data of a usual array, and the ZIP header's extra field.
+_HEAD = 256  # bytes
+# Where a DEFLATE stream has yielded no header after this much, it is none.
+_HEAD_LIMIT = 1 << 20  # bytes
+
+
+class Npz:
+    """Format of ``*.npz``: tensors are named as `numpy.load` names them.
+
+    Members that are not ``.npy`` files become assets.
+    """
+
+    name = "npz"
+
+    def matches(self, name: str, head: bytes) -> bool:
+        """Whether the name ends in ``.npz``."""
+        del head  # every ZIP archive begins alike
+        return name.endswith(".npz")
+
+    async def index(self, indexing: Indexing) -> Manifest:
+        """Index the archive."""
+        tensors, assets = await index_npz(indexing, 0)
+        return Manifest(
+            uri=indexing.source.uri,
+            format=self.name,
+            files=indexing.files.entries(),
+            tensors=tensors,
+            assets=assets,
+        )
+
+
+class Npy:
+    """Format of ``*.npy``: one tensor, named as the file is, without the suffix."""
+
+    name = "npy"
+
+    def matches(self, name: str, head: bytes) -> bool:
+        """Whether the name ends in ``.npy``, or the bytes begin as NumPy's do."""
+        return name.endswith(_SUFFIX) or head.startswith(_npy.MAGIC)
+
+    async def index(self, indexing: Indexing) -> Manifest:
+        """Index the array."""
+        reader = indexing.files.readers[0]
+        name = indexing.source.name
+        name = name[: -len(_SUFFIX)] if name.lower().endswith(_SUFFIX) else name
+        header: _npy.Header | int = _HEAD
+        while isinstance(header, int):
+            data = await reader.read(0, min(header, reader.size))
+            header = await indexing.parse(_npy.parse_header, data, reader.size, reader.uri, name)
+        return Manifest(
+            uri=indexing.source.uri,
+            format=self.name,
+            files=indexing.files.entries(),
+            tensors={name: _npy.entry(name, header, file=0, offset=header.length)},
+        )
+
+
+async def index_npz(
+    indexing: Indexing, file: int, *, base: int = 0, length: int | None = None
+) -> tuple[dict[str, TensorEntry], dict[str, TensorEntry]]:
+    """Index an ``.npz`` archive, or one that lies as it is within a file.
+
+    Args:
+        indexing: what to work with.
+        file: index of the file in ``indexing.files``.
+        base: offset of the archive within the file.
+        length: its length in bytes; ``None`` for all that follows.
+
+    Returns:
+        The tensors, and what else there is in it, by name in the archive's order.
+    """
+    archive = await _zip.open_archive(indexing, indexing.files.readers[file], base, length)
+    for member in archive.members.values():
+        _zip.check_method(member, archive.reader.uri)
+    found: dict[str, TensorEntry] = {}
+    wanted = [(member, _HEAD) for member in archive.members.values()]
+    while wanted:
+        again: list[tuple[_zip.Member, int]] = []
+        held = await archive.read(_zip.head(*want) for want in wanted)
+        for batch in _batches(wanted):
+            heads = [held.view(*_zip.head(*want)) for want in batch]
+            members = [(member, len(head)) for (member, _), head in zip(batch, heads, strict=True)]
+            blob = b"".join(heads)
+            answers = await indexing.parse(_parse_heads, blob, members, file, archive.reader.uri)
+            for (member, payload), answer in zip(batch, answers, strict=True):
+                if isinstance(answer, int):
+                    again.append((member, max(answer, 4 * payload)))
+                else:
+                    found[member.name] = answer
+        wanted = again
+    arrays = {name: found[name] for name in archive.members if name.endswith(_SUFFIX)}
+    others = {name: found[name] for name in archive.members if name not in arrays}
+    return {entry.name: entry for entry in arrays.values()}, others
+
+
+def _batches(
+    wanted: Sequence[tuple[_zip.Member, int]],
+) -> Iterator[Sequence[tuple[_zip.Member, int]]]:
+    """Split so that each batch is short to parse, and needs no worker."""
+    batch: list[tuple[_zip.Member, int]] = []
+    total = 0
+    for want in wanted:
+        length = _zip.head(*want)[1]
+        if batch and total + length > PARSE_IN_THREAD:
+            yield batch
+            batch, total = [], 0
+        batch.append(want)
+        total += length
+    yield batch
+
+
+def _parse_heads(
+    blob: bytes, members: Sequence[tuple[_zip.Member, int]], file: int, uri: str
+) -> list[TensorEntry | int]:
+    """Return for each member its entry, or how many bytes behind its name are needed."""
+    answers: list[TensorEntry | int] = []
+    position = 0
+    for member, length in members:
+        head = memoryview(blob)[position : position + length]
+        position += length
+        data = _zip.data_offset(head, member, uri)
+        if member.name.endswith(_SUFFIX):
+            answers.append(_array(head, data, member, file, uri))
+        else:
+            answers.append(_zip.file_entry(member.name, member, data, file=file))
+    return answers
+
+
+def _array(
+    head: memoryview, data: int, member: _zip.Member, file: int, uri: str
+) -> TensorEntry | int:
+    name = member.name.removesuffix(_SUFFIX)
+    before = data - member.header
+    payload = head[before:][: member.stored]
+    begin = _begin(payload, member, uri) if member.deflated else bytes(payload)
+    header = _npy.parse_header(begin, member.decoded, uri, name)
+    if not isinstance(header, int):
+        if not member.deflated:
+            return _npy.entry(name, header, file=file, offset=data + header.length)
+        span = data, member.stored
+        return _npy.deflated_entry(name, header, file=file, span=span, crc32=member.crc32)
+    if len(payload) == member.stored or len(payload) > _HEAD_LIMIT:
+        raise Corrupt(
+            f"ends after {len(begin)} bytes; its header takes {header}", uri=uri, tensor=name
+        )
+    return before + header
+
+
+def _begin(payload: memoryview, member: _zip.Member, uri: str) -> bytes:
+    try:
+        return _zip.inflate(payload, min(member.decoded, _npy.HEADER_LIMIT))
+    except zlib.error as error:
+        raise Corrupt(f"member {member.name!r} cannot be inflated: {error}", uri=uri) from error

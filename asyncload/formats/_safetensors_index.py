@@ -1,0 +1,116 @@
+"""Sharded safetensors: ``*.safetensors.index.json``, which says what tensor is in which file.
+
+``{"metadata": {...}, "weight_map": {"<tensor>": "<file in the same folder>"}}``, as
+huggingface_hub writes it (huggingface_hub/serialization/_base.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from asyncload.errors import Corrupt, NotFound, TooLarge, Unsafe
+from asyncload.interfaces import Indexing, Reader
+from asyncload.manifest import Manifest, TensorEntry
+
+from ._concurrent import for_each
+from ._json import parse_json
+from ._safetensors import SUFFIX, Header, read_header
+
+__all__ = ["SafetensorsIndex"]
+
+_INDEX_SUFFIX = SUFFIX + ".index.json"
+_INDEX_LIMIT = 100_000_000  # bytes, as for a safetensors header
+_OPENED = 8  # shards at a time
+
+
+class SafetensorsIndex:
+    """Format of ``*.safetensors.index.json``: one manifest over all shards."""
+
+    name = "safetensors-index"
+
+    def matches(self, name: str, head: bytes) -> bool:
+        """Whether the name ends in ``.safetensors.index.json``."""
+        del head  # any JSON begins alike
+        return name.endswith(_INDEX_SUFFIX)
+
+    async def index(self, indexing: Indexing) -> Manifest:
+        """Index every shard, several at once, and compare them with the map."""
+        reader = indexing.files.readers[0]
+        if reader.size > _INDEX_LIMIT:
+            raise TooLarge(f"has {reader.size} bytes; the limit is {_INDEX_LIMIT}", uri=reader.uri)
+        text = await reader.read(0, reader.size)
+        weight_map = await indexing.parse(parse_index, text, reader.uri)
+        shards = list(dict.fromkeys(weight_map.values()))
+        first = len(indexing.files.readers)
+
+        async def open_shard(numbered: tuple[int, str]) -> tuple[Reader, Header]:
+            number, name = numbered
+            shard = await _open(indexing, name)
+            return shard, await read_header(indexing, shard, first + number)
+
+        opened = await for_each(list(enumerate(shards)), open_shard, limit=_OPENED)
+        for shard, _ in opened:
+            indexing.files.add(shard)
+        headers = {name: header for name, (_, header) in zip(shards, opened, strict=True)}
+        return Manifest(
+            uri=indexing.source.uri,
+            format=self.name,
+            files=indexing.files.entries(),
+            tensors=_collect(weight_map, headers, reader.uri),
+        )
+
+
+def parse_index(text: bytes, uri: str) -> dict[str, str]:
+    """Return the ``weight_map``: tensor -> name of a file beside the index.
+
+    Raises:
+        Corrupt: there is none.
+        Unsafe: it names a file elsewhere.
+    """
+    weight_map = parse_json(text, "the index", uri).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise Corrupt("has no weight_map: an object of tensor names and file names", uri=uri)
+    for tensor, shard in weight_map.items():
+        _check_shard(tensor, shard, uri)
+    return weight_map
+
+
+def _check_shard(tensor: str, shard: Any, uri: str) -> None:
+    if not isinstance(shard, str) or not shard:
+        raise Corrupt(f"is mapped to {shard!r}; expected a file's name", uri=uri, tensor=tensor)
+    if shard in (".", "..") or any(sign in shard for sign in "/\\\0"):
+        raise Unsafe(
+            f"is mapped to {shard!r}, which has a path in it; shards must lie beside their index",
+            uri=uri,
+            tensor=tensor,
+        )
+
+
+async def _open(indexing: Indexing, name: str) -> Reader:
+    try:
+        return await indexing.source.open(name)
+    except NotFound as error:
+        raise NotFound(
+            f"the shard {name!r} that it names is missing. Copy all files of the model into one "
+            "folder.",
+            uri=indexing.source.uri,
+        ) from error
+
+
+def _collect(
+    weight_map: Mapping[str, str], headers: Mapping[str, Header], uri: str
+) -> dict[str, TensorEntry]:
+    tensors: dict[str, TensorEntry] = {}
+    for tensor, shard in weight_map.items():
+        entry = headers[shard].tensors.get(tensor)
+        if entry is None:
+            raise Corrupt(f"is not in {shard!r}, where the index has it", uri=uri, tensor=tensor)
+        tensors[tensor] = entry
+    for shard, header in headers.items():
+        for tensor in header.tensors:
+            if weight_map.get(tensor) != shard:
+                raise Corrupt(
+                    f"is in {shard!r}, where the index does not have it", uri=uri, tensor=tensor
+                )
+    return tensors
