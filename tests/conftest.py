@@ -1,0 +1,73 @@
+"""What every test gets: both event loops, and a check that it left nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+import pytest
+import uvloop
+
+from tests.leaks import leaked, snapshot
+
+# Before any test imports them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+# The running loop's default Loader keeps this task until the loop ends, and ends with it.
+_LASTING_TASK = "asyncload-loader"
+_TASK_PATIENCE = 2.0  # seconds
+
+
+def pytest_sessionstart() -> None:
+    """Have libuv open the pipe that it keeps as long as the program lives."""
+    uvloop.new_event_loop().close()
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every async test on both loops."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have every async test checked for tasks, inside its loop."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
+            item.fixturenames.append("no_task_left_behind")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves threads, processes, descriptors or shared segments.
+
+    Set up before the loop, and so torn down after it was closed.
+    """
+    before = snapshot()
+    yield
+    lines = leaked(before)
+    if lines:
+        pytest.fail("left behind:\n  " + "\n  ".join(lines), pytrace=False)
+
+
+@pytest.fixture
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail a test that ends while a task it started still runs."""
+    yield
+    deadline = asyncio.get_running_loop().time() + _TASK_PATIENCE
+    while (tasks := _running()) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.01)
+    if tasks:
+        pytest.fail("tasks left behind:\n  " + "\n  ".join(map(repr, tasks)), pytrace=False)
+
+
+def _running() -> list[asyncio.Task[object]]:
+    own = asyncio.current_task()
+    return [
+        task
+        for task in asyncio.all_tasks()
+        if task is not own and not task.done() and task.get_name() != _LASTING_TASK
+    ]

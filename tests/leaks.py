@@ -1,0 +1,120 @@
+"""What a test may leave behind: nothing. Snapshots of what the process holds, compared."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+__all__ = ["Held", "leaked", "snapshot"]
+
+# The resource trackers live as long as the program; psutil sees loky's under either name.
+_TRACKERS = ("resource_tracker", "semaphore_tracker", "semlock_tracker")
+# TensorFlow and NumPy start these once, at first use, and keep them.
+_LASTING_THREADS = ("pydevd", "tf_", "Profiler", "pytest_timeout")
+_PROC = Path("/proc/self")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the process holds at one moment: identity -> how to name it in a message."""
+
+    threads: dict[int, str] = field(default_factory=dict)
+    children: dict[int, str] = field(default_factory=dict)
+    descriptors: dict[str, str] = field(default_factory=dict)
+    segments: dict[str, str] = field(default_factory=dict)
+
+
+def snapshot() -> Held:
+    """Return what the process holds now, but for what lives as long as the program."""
+    return Held(_threads(), _children(), _descriptors(), _segments())
+
+
+def leaked(before: Held, *, patience: float = 3.0) -> list[str]:
+    """Return a line for each thing held now and not ``before``, once it had time to go.
+
+    Args:
+        before: what was held when the test began.
+        patience: seconds that threads and processes get to end.
+    """
+    lines = _difference(before, snapshot())
+    if lines:
+        gc.collect()
+    deadline = time.monotonic() + patience
+    while (lines := _difference(before, snapshot())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        gc.collect()
+    return lines
+
+
+def _difference(before: Held, now: Held) -> list[str]:
+    lines: list[str] = []
+    for kind in ("threads", "children", "descriptors", "segments"):
+        old, new = getattr(before, kind), getattr(now, kind)
+        lines += [f"{kind}: {new[key]}" for key in new.keys() - old.keys()]
+    return sorted(lines)
+
+
+def _threads() -> dict[int, str]:
+    return {
+        thread.ident or 0: thread.name
+        for thread in threading.enumerate()
+        if not thread.name.startswith(_LASTING_THREADS)
+    }
+
+
+def _children() -> dict[int, str]:
+    found = {}
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline()) or child.name()
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.ZombieProcess:
+            command = "a zombie: nobody waited for it"
+        if not any(tracker in command for tracker in _TRACKERS):
+            found[child.pid] = f"{child.pid} {command[:120]}"
+    return found
+
+
+def _descriptors() -> dict[str, str]:
+    if not _PROC.exists():
+        count = psutil.Process().num_fds()
+        return {str(index): f"one of {count} descriptors" for index in range(count)}
+    found = {}
+    lasting = _tracker_descriptors()
+    for name in os.listdir(_PROC / "fd"):
+        try:
+            target = os.readlink(_PROC / "fd" / name)
+        except OSError:  # the descriptor of the listing itself
+            continue
+        if int(name) not in lasting and not target.startswith(("/dev/", "/proc/", "/sys/")):
+            found[f"{name} {target}"] = f"{name} -> {target}"
+    return found
+
+
+def _tracker_descriptors() -> set[int]:
+    names = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
+    modules = [sys.modules[name] for name in names if name in sys.modules]
+    return {module._resource_tracker._fd for module in modules}
+
+
+def _segments() -> dict[str, str]:
+    """Return shared memory: what this process maps, and what bears its number in /dev/shm."""
+    found = {}
+    shm = Path("/dev/shm")
+    if shm.exists():
+        mark = f"-{os.getpid()}-"
+        found = {name: f"/dev/shm/{name}" for name in os.listdir(shm) if mark in name}
+    if _PROC.exists():
+        for line in (_PROC / "maps").read_text().splitlines():
+            address, *_, path = line.split(maxsplit=5)
+            if path.startswith(("/memfd:", "/dev/shm/")) and "sem." not in path:
+                found[f"{address} {path}"] = f"mapping {path}"
+    return found
