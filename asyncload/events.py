@@ -8,7 +8,7 @@ ones to a task. Progress bars, timelines and metrics consume events and nothing 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "StageStarted",
     "Started",
     "TensorReady",
+    "advance",
 ]
 
 
@@ -130,6 +131,25 @@ class Progress:
     bytes_total: int | None = None
     tensors_done: int = 0
     tensors_total: int | None = None
+
+
+def advance(progress: Progress, event: Event) -> Progress:
+    """Return the progress after an event."""
+    match event:
+        case StageStarted(stage=stage):
+            return replace(progress, stage=stage)
+        case Indexed():
+            return replace(progress, bytes_total=event.nbytes, tensors_total=event.tensors)
+        case TensorReady():
+            return replace(
+                progress,
+                bytes_done=progress.bytes_done + event.nbytes,
+                tensors_done=progress.tensors_done + 1,
+            )
+        case Finished():
+            return replace(progress, stage="done")
+        case _:
+            return progress
 
 
 class Observer(Protocol):

@@ -5,24 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import anyio
 
 from asyncload.errors import LoaderClosed
-from asyncload.events import (
-    Event,
-    Finished,
-    Indexed,
-    Observer,
-    Progress,
-    StageStarted,
-    Started,
-    TensorReady,
-)
+from asyncload.events import Event, Finished, Observer, Progress, Started, advance
 
-__all__ = ["Load", "advance"]
+__all__ = ["Load"]
 
 Result = TypeVar("Result")
 _logger = logging.getLogger("asyncload")
@@ -142,22 +132,3 @@ class Load(Generic[Result]):
 
     def __repr__(self) -> str:
         return f"<Load of {self.uri}: {self.progress.stage}>"
-
-
-def advance(progress: Progress, event: Event) -> Progress:
-    """Return the progress after an event."""
-    match event:
-        case StageStarted(stage=stage):
-            return replace(progress, stage=stage)
-        case Indexed():
-            return replace(progress, bytes_total=event.nbytes, tensors_total=event.tensors)
-        case TensorReady():
-            return replace(
-                progress,
-                bytes_done=progress.bytes_done + event.nbytes,
-                tensors_done=progress.tensors_done + 1,
-            )
-        case Finished():
-            return replace(progress, stage="done")
-        case _:
-            return progress
