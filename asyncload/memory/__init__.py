@@ -1,0 +1,26 @@
+"""Memory: what a load may hold, where its tensors live, and what it shares with workers.
+
+- `Budget` counts bytes before they are taken.
+- `Arena` is private memory in huge pages: the home of tensors.
+- `SharedSlab` is memory that worker processes see too; `SlabPool` reuses it, and
+  `attach` maps it in a worker.
+"""
+
+from __future__ import annotations
+
+from ._arena import ALIGNMENT, HUGE_PAGE, Arena
+from ._budget import Budget
+from ._sizes import parse_size
+from ._slabs import SharedSlab, SlabHandle, SlabPool, attach
+
+__all__ = [
+    "ALIGNMENT",
+    "HUGE_PAGE",
+    "Arena",
+    "Budget",
+    "SharedSlab",
+    "SlabHandle",
+    "SlabPool",
+    "attach",
+    "parse_size",
+]

@@ -1,0 +1,158 @@
+"""``memory://`` files: bytes that the program itself put there, under a name.
+
+They are held in anonymous files of the system, so that worker processes can read them by a path,
+and so that a load reads them as it reads files on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+from weakref import finalize
+
+from asyncload.errors import NotFound, SourceError
+
+from ._location import Location, check_name, neighbour
+from ._reader import LocalReader
+
+__all__ = ["MemorySource", "forget_memory", "put_memory"]
+
+Bytes = bytes | bytearray | memoryview
+
+_lock = threading.Lock()
+_files: dict[str, _MemoryFile] = {}  # by path below memory://
+
+
+class _MemoryFile:
+    """One file; it ends when nothing refers to it any more."""
+
+    def __init__(self, data: Bytes) -> None:
+        descriptor, self.path, remove = _anonymous_file()
+        finalize(self, _remove, descriptor, remove)
+        _write(descriptor, memoryview(data).cast("B"))
+
+
+def put_memory(name: str, files: Bytes | Mapping[str, Bytes]) -> str:
+    """Make bytes loadable by a ``memory://`` URI, in the place of what has that name.
+
+    Args:
+        name: of one file, or of a folder; slashes are fine.
+        files: the file's bytes, or the folder's files by name. They are copied.
+
+    Returns:
+        The URI, ``memory://<name>``; files of a folder are at ``memory://<name>/<file>``.
+    """
+    name = name.strip("/")
+    if isinstance(files, Mapping):
+        for file in files:
+            check_name(file, uri=f"memory://{name}")
+        made = {f"{name}/{file}": _MemoryFile(data) for file, data in files.items()}
+    else:
+        made = {name: _MemoryFile(files)}
+    with _lock:
+        _drop(name)
+        _files.update(made)
+    return f"memory://{name}"
+
+
+def forget_memory(name: str) -> None:
+    """Drop a file or a folder of `put_memory`; loads that have opened it go on."""
+    with _lock:
+        _drop(name.strip("/"))
+
+
+def _drop(name: str) -> None:
+    for path in [path for path in _files if path == name or path.startswith(f"{name}/")]:
+        del _files[path]
+
+
+class MemorySource:
+    """A file or a folder of `put_memory`. See `interfaces.Source`.
+
+    Args:
+        location: where it is.
+        threads: where reads run; ``None`` for the loop's default executor.
+    """
+
+    def __init__(self, location: Location, threads: Executor | None = None) -> None:
+        self.uri = location.uri
+        self.name = location.name
+        self._path = location.path
+        self._threads = threads
+        self._readers: list[LocalReader] = []
+        self._closed = False
+
+    async def open(self, name: str = "") -> LocalReader:
+        """Open a file; see `interfaces.Source.open`."""
+        if self._closed:
+            raise SourceError("this source was closed; open it again", uri=self.uri)
+        path, uri = self._path, self.uri
+        if name:
+            check_name(name, uri=uri)
+            folder = await self.list() is not None
+            path = neighbour(path, name, folder=folder)
+            uri = neighbour(uri, name, folder=folder)
+        file = _files.get(path)
+        if file is None:
+            raise NotFound("no such file in memory; put_memory() makes one", uri=uri)
+        reader = await LocalReader.open(
+            file.path, uri=uri, name=name, threads=self._threads, owner=file
+        )
+        self._readers.append(reader)
+        return reader
+
+    async def list(self) -> list[str] | None:
+        """Return the names in the folder; ``None`` for a file; see `interfaces.Source.list`."""
+        with _lock:
+            if self._path in _files:
+                return None
+            prefix = f"{self._path}/"
+            names = sorted(path[len(prefix) :] for path in _files if path.startswith(prefix))
+        if not names:
+            raise NotFound("nothing in memory has this name; put_memory() gives it", uri=self.uri)
+        return names
+
+    async def aclose(self) -> None:
+        """Close the source and its readers; closing twice is fine."""
+        self._closed = True
+        for reader in self._readers:
+            reader.close_soon()
+        for reader in self._readers:
+            await reader.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _anonymous_file() -> tuple[int, str, str | None]:
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        descriptor = os.memfd_create("asyncload", os.MFD_CLOEXEC)
+        return descriptor, f"/proc/{os.getpid()}/fd/{descriptor}", None
+    descriptor, path = tempfile.mkstemp(prefix="asyncload-")
+    return descriptor, path, path
+
+
+def _remove(descriptor: int, path: str | None) -> None:
+    os.close(descriptor)
+    if path is not None:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _write(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
