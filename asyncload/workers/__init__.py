@@ -1,0 +1,12 @@
+"""Where CPU is spent: worker processes, a handful of threads, or the caller's own executor.
+
+- ``_job``        a call on its way to a worker, its limits, and what came of it
+- ``_inside``     what a worker process of ours does besides running jobs
+- ``_processes``  the pool of worker processes, and how it survives the death of one
+- ``_workers``    `Workers`, which the other rooms use
+"""
+
+from ._job import PARSE_LIMITS, Limits
+from ._workers import Workers
+
+__all__ = ["PARSE_LIMITS", "Limits", "Workers"]

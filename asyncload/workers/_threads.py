@@ -1,0 +1,34 @@
+"""Blocking calls that must be finished before their caller goes on, cancelled or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import anyio
+
+__all__ = ["in_own_thread"]
+
+Result = TypeVar("Result")
+
+
+async def in_own_thread(function: Callable[[], Result]) -> Result:
+    """Call ``function`` in a thread made for it, and wait for its end even if cancelled.
+
+    Raises:
+        CancelledError: once ``function`` has ended, if the caller was cancelled meanwhile.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="asyncload-workers") as executor:
+        future = asyncio.get_running_loop().run_in_executor(executor, function)
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not future.done():
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return future.result()

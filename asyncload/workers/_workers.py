@@ -1,0 +1,157 @@
+"""`Workers`: where the other rooms have their work done."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
+
+from asyncload.errors import LoaderClosed, WorkerCrashed
+
+from ._job import PARSE_LIMITS, Job, Limits
+from ._processes import CLOSED, Processes, submit
+from ._threads import in_own_thread
+
+__all__ = ["Workers"]
+
+Result = TypeVar("Result")
+
+# Reads that may be in flight: enough for the queue of an SSD, few enough to stay cheap.
+_THREADS = 4
+
+
+class Workers:
+    """Worker processes for what costs CPU, and threads for what waits or is short.
+
+    Both start when first needed. Close it with `aclose`; what was not closed ends with the
+    program, however that ends.
+
+    Args:
+        executor: ``"process"``: processes of our own; ``"thread"``: threads instead, for code
+            that must not start processes; else the caller's own executor, which stays open.
+        processes: how many processes (or threads instead of them); by default one for each
+            CPU that this process may use.
+
+    Attributes:
+        threads: runs disk reads and short parses.
+    """
+
+    def __init__(
+        self,
+        executor: Literal["process", "thread"] | Executor = "process",
+        *,
+        processes: int | None = None,
+    ) -> None:
+        if processes is not None and processes < 1:
+            raise ValueError(f"processes must be 1 or more, not {processes}")
+        count = processes or _usable_cpus()
+        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncload-io")
+        self._processes: Processes | None = None
+        self._own: ThreadPoolExecutor | None = None
+        match executor:
+            case "process":
+                self._processes = Processes(count)
+            case "thread":
+                self._own = ThreadPoolExecutor(count, thread_name_prefix="asyncload-work")
+            case Executor():
+                pass
+            case _:
+                raise ValueError(
+                    f"executor must be 'process', 'thread' or a concurrent.futures.Executor, "
+                    f"not {executor!r}"
+                )
+        self._executor = executor if isinstance(executor, Executor) else self._own
+        self._closed = False
+        self._closing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start the processes ahead of need, without waiting until they are ready.
+
+        Raises:
+            LoaderClosed: this was closed.
+        """
+        self._check_open()
+        if self._processes is not None:
+            await self._processes.start()
+
+    async def run(
+        self,
+        function: Callable[..., Result],
+        *args: Any,
+        limits: Limits | None = PARSE_LIMITS,
+    ) -> Result:
+        """Call ``function(*args)`` in a worker.
+
+        If the worker dies (of a signal, or for want of memory), the call is made once more.
+        If the caller is cancelled, a call that has begun goes on, and its result is dropped.
+
+        Args:
+            function: any callable; closures and functions of ``__main__`` are sent by value.
+            args: what pickles; nothing large, as it all goes through a pipe.
+            limits: what the call may use up; ``None`` for the user's own functions. Threads
+                know no limits.
+
+        Raises:
+            WorkerCrashed: the worker died twice on this call.
+            TooLarge: the call went past the limits.
+            DecodeError: the function, its arguments or its exception cannot be sent.
+            LoaderClosed: this was closed, or was while the call ran.
+            Exception: whatever ``function`` raised; if it ran in another process, its traceback
+                there is the ``__cause__``.
+        """
+        self._check_open()
+        job = Job(function, args, limits)
+        if self._processes is not None:
+            outcome = await self._processes.run(job)
+        else:
+            outcome = await self._run_elsewhere(job)
+        result: Result = outcome.get()
+        return result
+
+    async def _run_elsewhere(self, job: Job) -> Any:
+        assert self._executor is not None
+        try:
+            return await submit(self._executor, job)
+        except BrokenExecutor as error:
+            raise WorkerCrashed(
+                f"a worker of the executor that was given to this Loader died: {error}. Its owner "
+                "must replace it; a Loader can do so only for workers of its own."
+            ) from error
+
+    async def run_in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Call ``function(*args)`` in one of `threads`: for what is short.
+
+        Raises:
+            LoaderClosed: this was closed.
+            Exception: whatever ``function`` raised.
+        """
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *args)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LoaderClosed(CLOSED)
+
+    async def aclose(self) -> None:
+        """End processes and threads, and wait until they are gone; closing twice is fine.
+
+        Calls under way in processes raise `LoaderClosed`; those in threads are waited for.
+        """
+        self._closed = True
+        async with self._closing:
+            if self._processes is not None:
+                await self._processes.aclose()
+            await in_own_thread(self._end_threads)
+
+    def _end_threads(self) -> None:
+        for threads in (self.threads, self._own):
+            if threads is not None:
+                threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
