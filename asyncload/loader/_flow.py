@@ -24,6 +24,7 @@ from asyncload.sources import open_source
 from asyncload.workers import Workers
 
 from ._construct import Construction, KerasOptions
+from ._parts import Decode, decode_whole
 from ._weights import Weights
 
 __all__ = ["Flow", "Resources", "first_error"]
@@ -106,6 +107,15 @@ class Flow:
             async with self._resources.budget.take(manifest.nbytes + pipeline.staging):
                 async for item in pipeline.stream():
                     yield item
+
+    async def part(self, decode: Decode) -> Mapping[str, Array]:
+        """Have a worker run the caller's own function on the whole file."""
+        async with self._source:
+            reader = await self._source.open()
+            resources = self._resources
+            async with resources.budget.take(reader.size):
+                with self._stage("read"):
+                    return await decode_whole(decode, reader, resources.workers, resources.slabs)
 
     async def load(self, options: KerasOptions) -> Any:
         """Make the model that the URI holds, or return its weights where it holds no model."""

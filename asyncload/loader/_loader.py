@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -21,7 +23,7 @@ from asyncload.workers import Workers
 from ._construct import KerasOptions, capture_keras_scopes
 from ._flow import Flow, Resources, first_error
 from ._load import Load
-from ._parts import PartResult, map_parts
+from ._parts import PartResult, map_parts, physical_memory
 from ._weights import Weights
 
 __all__ = ["Loader"]
@@ -32,6 +34,7 @@ URI = str | os.PathLike[str]
 
 # Of the machine's memory: what is left is for what serves meanwhile.
 _MEMORY_SHARE = 0.75
+_PARTS_AHEAD = 2  # parts read while every worker decodes one
 
 
 class Loader:
@@ -59,7 +62,7 @@ class Loader:
         memory: int | str | None = None,
         observer: Observer | None = None,
     ) -> None:
-        limit = _default_memory() if memory is None else parse_size(memory)
+        limit = int(physical_memory() * _MEMORY_SHARE) if memory is None else parse_size(memory)
         self._resources = Resources(
             workers=Workers(executor, processes=processes),
             slabs=SlabPool(),
@@ -263,9 +266,11 @@ class Loader:
         Yields:
             A `PartResult` for each part as it completes; one broken part spoils no other.
         """
-        self._open()
-        async for result in map_parts(decode, uris, self._resources):
-            yield result
+        window = self._resources.workers.processes + _PARTS_AHEAD
+        start = functools.partial(self._start, work=lambda flow: flow.part(decode))
+        async with aclosing(map_parts(uris, start, window)) as results:
+            async for result in results:
+                yield result
 
     def _start(self, uri: URI, work: Callable[[Flow], Awaitable[Result]]) -> Load[Result]:
         self._open()
@@ -279,7 +284,3 @@ class Loader:
         else:
             self._group.start_soon(load.run)
         return load
-
-
-def _default_memory() -> int:
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
