@@ -75,7 +75,7 @@ def _arrived(packed: bytes, trace: str) -> Outcome:
     return Outcome(error=pickle.loads(packed), trace=trace)  # noqa: S301 - a worker made it
 
 
-class _RemoteTraceback(Exception):  # noqa: N818 - an exception only because causes must be
+class _RemoteTraceback(Exception):
     """The traceback of an error, as it was in the worker."""
 
     def __str__(self) -> str:

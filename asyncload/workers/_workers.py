@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from asyncload.errors import LoaderClosed, WorkerCrashed
 
-from ._job import PARSE_LIMITS, Job, Limits
+from ._job import PARSE_LIMITS, Job, Limits, Outcome
 from ._processes import CLOSED, Processes, submit
 from ._threads import in_own_thread
 
@@ -36,6 +36,7 @@ class Workers:
 
     Attributes:
         threads: runs disk reads and short parses.
+        processes: how many calls of `run` are worth having under way, one for each CPU in use.
     """
 
     def __init__(
@@ -46,25 +47,28 @@ class Workers:
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError(f"processes must be 1 or more, not {processes}")
-        count = processes or _usable_cpus()
+        self.processes = processes or _usable_cpus()
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncload-io")
-        self._processes: Processes | None = None
-        self._own: ThreadPoolExecutor | None = None
+        self._own_threads = [self.threads]
+        self._backend = self._choose(executor)
+        self._closed = False
+        self._closing = asyncio.Lock()
+
+    def _choose(self, executor: str | Executor) -> Processes | Executor:
         match executor:
             case "process":
-                self._processes = Processes(count)
+                return Processes(self.processes)
             case "thread":
-                self._own = ThreadPoolExecutor(count, thread_name_prefix="asyncload-work")
+                threads = ThreadPoolExecutor(self.processes, thread_name_prefix="asyncload-work")
+                self._own_threads.append(threads)
+                return threads
             case Executor():
-                pass
+                return executor
             case _:
                 raise ValueError(
                     f"executor must be 'process', 'thread' or a concurrent.futures.Executor, "
                     f"not {executor!r}"
                 )
-        self._executor = executor if isinstance(executor, Executor) else self._own
-        self._closed = False
-        self._closing = asyncio.Lock()
 
     async def start(self) -> None:
         """Start the processes ahead of need, without waiting until they are ready.
@@ -73,8 +77,8 @@ class Workers:
             LoaderClosed: this was closed.
         """
         self._check_open()
-        if self._processes is not None:
-            await self._processes.start()
+        if isinstance(self._backend, Processes):
+            await self._backend.start()
 
     async def run(
         self,
@@ -103,22 +107,12 @@ class Workers:
         """
         self._check_open()
         job = Job(function, args, limits)
-        if self._processes is not None:
-            outcome = await self._processes.run(job)
+        if isinstance(self._backend, Processes):
+            outcome = await self._backend.run(job)
         else:
-            outcome = await self._run_elsewhere(job)
+            outcome = await _run_in(self._backend, job)
         result: Result = outcome.get()
         return result
-
-    async def _run_elsewhere(self, job: Job) -> Any:
-        assert self._executor is not None
-        try:
-            return await submit(self._executor, job)
-        except BrokenExecutor as error:
-            raise WorkerCrashed(
-                f"a worker of the executor that was given to this Loader died: {error}. Its owner "
-                "must replace it; a Loader can do so only for workers of its own."
-            ) from error
 
     async def run_in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
         """Call ``function(*args)`` in one of `threads`: for what is short.
@@ -141,14 +135,23 @@ class Workers:
         """
         self._closed = True
         async with self._closing:
-            if self._processes is not None:
-                await self._processes.aclose()
+            if isinstance(self._backend, Processes):
+                await self._backend.aclose()
             await in_own_thread(self._end_threads)
 
     def _end_threads(self) -> None:
-        for threads in (self.threads, self._own):
-            if threads is not None:
-                threads.shutdown(wait=True, cancel_futures=True)
+        for threads in self._own_threads:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+
+async def _run_in(executor: Executor, job: Job) -> Outcome:
+    try:
+        return await submit(executor, job)
+    except BrokenExecutor as error:
+        raise WorkerCrashed(
+            f"a worker of the executor that was given to this Loader died: {error}. Its owner "
+            "must replace it; a Loader can do so only for workers of its own."
+        ) from error
 
 
 def _usable_cpus() -> int:
