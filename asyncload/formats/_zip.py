@@ -248,7 +248,7 @@ def _with_limits(
     ordered = sorted(infos, key=lambda info: info.header_offset)
     starts = [info.header_offset for info in ordered]
     limits: dict[int, int] = {}
-    for info, limit in zip(ordered, [*starts[1:], end], strict=True):
+    for info, limit in zip(ordered, [*starts, end][1:], strict=True):
         if info.header_offset < 0:
             raise Corrupt(f"member {info.filename!r} begins before the file", uri=uri)
         if info.header_offset + _LOCAL.size + info.compress_size > limit:
@@ -341,7 +341,8 @@ def _contradiction(head: bytes | memoryview, member: Member) -> str | None:
     signature, _, flags, method, _, _, crc32, stored, decoded, name_length, _ = fields
     if signature != MAGIC:
         return f"begins with {bytes(signature)!r} instead of {MAGIC!r}"
-    if bytes(head[_LOCAL.size : _LOCAL.size + name_length]) != member.raw_name:
+    expected = member.raw_name
+    if name_length != len(expected) or head[_LOCAL.size : _LOCAL.size + name_length] != expected:
         return "has another name than the directory"
     if flags & _ENCRYPTED or method != member.method:
         return "has another method or encryption than the directory"

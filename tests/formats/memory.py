@@ -1,0 +1,131 @@
+"""Files that are bytes, and workers that are the caller: formats at their fastest, for fuzzing."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from asyncload.errors import NotFound
+from asyncload.formats import detect
+from asyncload.interfaces import Indexing, OpenFiles, Reader
+from asyncload.manifest import Deflate, Manifest, TensorEntry, numpy_dtype
+
+Result = TypeVar("Result")
+
+
+class InlineWorkers:
+    """Calls the function at once; what would cross to a process is pickled there and back."""
+
+    async def run(self, function: Callable[..., Result], *args: Any) -> Result:
+        called, copied = pickle.loads(pickle.dumps((function, args)))
+        result: Result = pickle.loads(pickle.dumps(called(*copied)))
+        return result
+
+    async def run_in_thread(self, function: Callable[..., Result], *args: Any) -> Result:
+        return function(*args)
+
+
+class BytesReader:
+    """A file that is bytes; counts its reads."""
+
+    def __init__(self, uri: str, name: str, content: bytes) -> None:
+        self.uri, self.name, self.content = uri, name, content
+        self.size, self.version = len(content), "1"
+        self.path: str | None = None
+        self.reads: list[tuple[int, int]] = []
+
+    async def read(self, offset: int, length: int) -> bytes:
+        assert 0 <= offset <= offset + length <= self.size, "a read beyond the file"
+        self.reads.append((offset, length))
+        await asyncio.sleep(0)
+        return self.content[offset : offset + length]
+
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        for buffer in buffers:
+            buffer[:] = await self.read(offset, len(buffer))
+            offset += len(buffer)
+
+    async def check(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+class BytesSource:
+    """Files in a folder; the first one is the URI's own."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self.files = files
+        self.name = next(iter(files))
+        self.uri = f"memory://folder/{self.name}"
+        self.readers: list[BytesReader] = []
+
+    async def open(self, name: str = "") -> Reader:
+        if (name or self.name) not in self.files:
+            raise NotFound("there is no such file", uri=f"memory://folder/{name}")
+        uri = f"memory://folder/{name}" if name else self.uri
+        self.readers.append(BytesReader(uri, name, self.files[name or self.name]))
+        return self.readers[-1]
+
+    async def list(self) -> list[str] | None:
+        return None
+
+    async def aclose(self) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+
+async def _unpack(reader: Reader, offset: int, stored: int, decoded: int, crc32: int) -> Reader:
+    content = zlib.decompress(await reader.read(offset, stored), -zlib.MAX_WBITS)
+    assert (len(content), zlib.crc32(content)) == (decoded, crc32)
+    return BytesReader(reader.uri, "unpacked", content)
+
+
+async def index_files(
+    source: BytesSource, published: list[Mapping[str, bytes]] | None = None
+) -> tuple[Manifest, OpenFiles]:
+    """Detect and index the source's own file."""
+    files = OpenFiles([await source.open()])
+    head = await files.readers[0].read(0, min(16, files.readers[0].size))
+    publish = ([] if published is None else published).append
+    indexing = Indexing(source, files, InlineWorkers(), _unpack, publish)
+    return await detect(source.name, head, uri=source.uri).index(indexing), files
+
+
+def index(files: Mapping[str, bytes]) -> Manifest:
+    """Index the first of ``files`` in a loop of its own."""
+    return asyncio.run(index_files(BytesSource(files)))[0]
+
+
+def load(files: Mapping[str, bytes]) -> dict[str, npt.NDArray[Any]]:
+    """Index the first of ``files``, and decode every tensor the obvious way."""
+    manifest, opened = asyncio.run(index_files(BytesSource(files)))
+    contents = [reader.content for reader in opened.readers if isinstance(reader, BytesReader)]
+    entries = manifest.tensors.values()
+    return {entry.name: _decode(entry, contents[entry.file]) for entry in entries}
+
+
+def _decode(entry: TensorEntry, content: bytes) -> npt.NDArray[Any]:
+    encoding, order, swap = entry.encoding, "C", False
+    stored = content[entry.offset : entry.offset + entry.length]
+    assert len(stored) == entry.length, "an entry beyond its file"
+    if isinstance(encoding, Deflate):
+        stored = zlib.decompress(stored, -zlib.MAX_WBITS)
+        assert (len(stored), zlib.crc32(stored)) == (encoding.decoded, encoding.crc32)
+        stored = stored[encoding.skip :]
+    if encoding is not None:
+        order, swap = encoding.order, encoding.swap  # type: ignore[union-attr]
+    array = np.frombuffer(stored, numpy_dtype(entry.dtype))
+    return (array.byteswap() if swap else array).reshape(entry.shape, order=order)  # type: ignore[call-overload, no-any-return]
