@@ -1,0 +1,159 @@
+"""`ProgressReporter`: a live bar for each load."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from asyncload.events import (
+    Event,
+    FellBack,
+    Finished,
+    Progress,
+    StageStarted,
+    TensorReady,
+    advance,
+)
+
+__all__ = ["ProgressReporter"]
+
+_REFRESH = 10  # frames a second
+_BAR = 28  # columns
+_NAME = 32  # columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One load as the bar shows it; times as in `Event.time`."""
+
+    began: float
+    progress: Progress = field(default_factory=Progress)
+    read_began: float | None = None
+    latest: float | None = None
+    ended: float | None = None
+    error: str | None = None
+    fell_back: bool = False
+
+
+class ProgressReporter:
+    """An `Observer` that draws a bar for each load: bytes, rate, stage and time.
+
+    Give it to ``Loader(observer=...)``, or call it with the events of a `Load`, and draw while
+    it is entered as a context manager. Taking an event in only notes it; a thread of Rich's own
+    draws, so the loop never waits for a terminal. On what is not a terminal the bars
+    are printed once, at the end.
+
+    Args:
+        console: where to draw; standard error by default.
+        transient: wipe the bars off the terminal at the end.
+    """
+
+    def __init__(self, *, console: Console | None = None, transient: bool = False) -> None:
+        self._console = console if console is not None else Console(stderr=True)
+        self._transient = transient
+        self._rows: dict[str, _Row] = {}
+        self._live: Live | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Note an event."""
+        row = self._rows.get(event.uri)
+        if row is None or row.ended is not None:
+            row = _Row(began=event.time)
+        self._rows[event.uri] = _after(row, event)
+
+    def __enter__(self) -> Self:
+        self._live = Live(
+            console=self._console,
+            get_renderable=self.__rich__,
+            refresh_per_second=_REFRESH,
+            transient=self._transient,
+        )
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __rich__(self) -> Table:
+        """Return the bars as they stand."""
+        table = Table.grid(padding=(0, 2))
+        now = time.perf_counter()
+        # A copy: the loop's thread adds rows while Rich's thread draws them.
+        for uri, row in list(self._rows.items()):
+            table.add_row(
+                _short(uri), _bar(row), _bytes(row), _rate(row), _stage(row), _elapsed(row, now)
+            )
+        return table
+
+
+def _after(row: _Row, event: Event) -> _Row:
+    row = replace(row, progress=advance(row.progress, event))
+    match event:
+        case StageStarted(stage="read"):
+            return replace(row, read_began=event.time)
+        case TensorReady():
+            return replace(row, latest=event.time)
+        case FellBack():
+            return replace(row, fell_back=True)
+        case Finished(error=error):
+            return replace(row, ended=event.time, error=error)
+        case _:
+            return row
+
+
+def _short(uri: str) -> Text:
+    return Text(uri if len(uri) <= _NAME else "…" + uri[1 - _NAME :], style="bold")
+
+
+def _bar(row: _Row) -> ProgressBar:
+    total = row.progress.bytes_total
+    if row.error is not None:
+        return ProgressBar(
+            total=max(total or 0, 1),
+            completed=row.progress.bytes_done,
+            width=_BAR,
+            complete_style="red",
+        )
+    if not total and row.ended is None:
+        return ProgressBar(total=None, pulse=True, width=_BAR, animation_time=time.monotonic())
+    done = row.progress.bytes_done if total else 1
+    return ProgressBar(total=total or 1, completed=done, width=_BAR)
+
+
+def _bytes(row: _Row) -> str:
+    total = row.progress.bytes_total
+    return f"{decimal(row.progress.bytes_done)} / {'?' if total is None else decimal(total)}"
+
+
+def _rate(row: _Row) -> str:
+    if row.read_began is None or row.latest is None or row.latest <= row.read_began:
+        return ""
+    return f"{decimal(int(row.progress.bytes_done / (row.latest - row.read_began)))}/s"
+
+
+def _stage(row: _Row) -> Text:
+    if row.error is not None:
+        return Text(row.error, style="red")
+    if row.progress.stage == "done":
+        return Text("done (slower way)" if row.fell_back else "done", style="green")
+    return Text(row.progress.stage, style="cyan")
+
+
+def _elapsed(row: _Row, now: float) -> str:
+    return f"{(row.ended if row.ended is not None else now) - row.began:.2f} s"
