@@ -53,11 +53,12 @@ class SafetensorsIndex:
         for shard, _ in opened:
             indexing.files.add(shard)
         headers = {name: header for name, (_, header) in zip(shards, opened, strict=True)}
+        tensors = await indexing.workers.run_in_thread(_collect, weight_map, headers, reader.uri)
         return Manifest(
             uri=indexing.source.uri,
             format=self.name,
             files=indexing.files.entries(),
-            tensors=_collect(weight_map, headers, reader.uri),
+            tensors=tensors,
         )
 
 
