@@ -52,7 +52,7 @@ _DTYPES = MappingProxyType(
         "F8_E8M0": "float8_e8m0fnu",
     }
 )
-_SUB_BYTE = frozenset({"F4", "F6_E2M3", "F6_E3M2"})
+_SUB_BYTE = ("F4", "F6_E2M3", "F6_E3M2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +162,12 @@ def _entry(name: str, raw: Any, size: int, base: int, file: int, uri: str) -> Te
     begin, end = offsets
     if not begin <= end <= size:
         refuse(f"lies at {begin} to {end} of {size} bytes of data: out of range or truncated")
-    if dtype in _SUB_BYTE:
-        refuse(f"has the dtype {dtype}, of less than a byte, which NumPy cannot hold", FormatError)
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        refuse(f"has the dtype {_short(dtype)}; known are {', '.join(_DTYPES)}", FormatError)
-    canonical = _DTYPES[dtype]
+    canonical = _DTYPES.get(dtype) if isinstance(dtype, str) else None
+    if canonical is None:
+        what = "of less than a byte, which NumPy cannot hold" if dtype in _SUB_BYTE else "unknown"
+        refuse(
+            f"has the dtype {_short(dtype)}, {what}; known are {', '.join(_DTYPES)}", FormatError
+        )
     try:
         nbytes = array_bytes(shape, numpy_dtype(canonical).itemsize)
     except ValueError as error:

@@ -79,7 +79,7 @@ def parse_index(text: bytes, uri: str) -> dict[str, str]:
 
 def _check_shard(tensor: str, shard: Any, uri: str) -> None:
     if not isinstance(shard, str) or not shard:
-        raise Corrupt(f"is mapped to {shard!r}; expected a file's name", uri=uri, tensor=tensor)
+        raise Corrupt("is not mapped to a file's name", uri=uri, tensor=tensor)
     if shard in (".", "..") or any(sign in shard for sign in "/\\\0"):
         raise Unsafe(
             f"is mapped to {shard!r}, which has a path in it; shards must lie beside their index",

@@ -12,16 +12,13 @@ _DIMENSIONS = 32  # NumPy 1 has no more, NumPy 2 has 64
 
 
 def array_bytes(shape: Sequence[int], itemsize: int) -> int:
-    """Return the bytes of an array that NumPy can make.
+    """Return the bytes of an array that NumPy can make; no dimension is negative.
 
     Raises:
-        ValueError: it cannot: too many dimensions, a negative one, or too large even where another
-            dimension is zero.
+        ValueError: it cannot: too many dimensions, or too large even where another one is zero.
     """
     if len(shape) > _DIMENSIONS:
         raise ValueError(f"{len(shape)} dimensions; at most {_DIMENSIONS} are possible")
-    if any(size < 0 for size in shape):
-        raise ValueError(f"a negative dimension in {tuple(shape)}")
     if math.prod(size for size in shape if size) * itemsize >= SIZE_LIMIT:
         raise ValueError(f"a shape of {tuple(shape)}, too large for any machine")
     return math.prod(shape) * itemsize

@@ -166,9 +166,6 @@ class _Tail:
         self._size = start + len(data)
         self._position = 0
 
-    def seekable(self) -> bool:
-        return True
-
     def tell(self) -> int:
         return self._position
 
@@ -297,8 +294,9 @@ def _member(info: zipfile.ZipInfo, base: int, limit: int, uri: str) -> Member:
 def _check_ratio(members: Iterable[Member], uri: str) -> None:
     decoded = stored = 0
     for member in members:
-        decoded += member.decoded
-        stored += member.stored
+        if member.method != zipfile.ZIP_STORED:
+            decoded += member.decoded
+            stored += member.stored
     if decoded > _RATIO_FREE + _RATIO * stored:
         raise TooLarge(
             f"declares {decoded} bytes in {stored} compressed ones; more than {_RATIO} to 1 "
@@ -335,8 +333,6 @@ def data_offset(head: bytes | memoryview, member: Member, uri: str) -> int:
 
 
 def _contradiction(head: bytes | memoryview, member: Member) -> str | None:
-    if len(head) < _LOCAL.size:
-        return "is cut off"
     fields = _LOCAL.unpack_from(head)
     signature, _, flags, method, _, _, crc32, stored, decoded, name_length, _ = fields
     if signature != MAGIC:

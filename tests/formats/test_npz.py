@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, TooLarge, Unsafe
+from asyncload.formats._npy import parse_header
 from asyncload.manifest import Deflate, Reorder
 from tests.contracts.format_contract import Arrays, FormatContract
 from tests.formats.memory import BytesSource, index, index_files, load
@@ -108,7 +109,7 @@ ARRAYS = hnp.arrays(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(ARRAYS, st.booleans(), st.sampled_from([(1, 0), (2, 0), (3, 0)]))
 def test_random_npy_files_equal_numpy(array: Any, fortran: bool, version: Any) -> None:
     buffer = io.BytesIO()
@@ -121,7 +122,7 @@ def test_random_npy_files_equal_numpy(array: Any, fortran: bool, version: Any) -
 MEMBER_NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\\:\0"), min_size=1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(MEMBER_NAMES.map("n_{}".format), ARRAYS, max_size=5),
     st.booleans(),
@@ -132,7 +133,7 @@ def test_random_npz_files_equal_numpy(arrays: Arrays, compress: bool) -> None:
         assert_equal(load({"w.npz": content}), dict(stock))
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_raises_errors_of_ours(data: st.DataObject) -> None:
     name, content = data.draw(st.sampled_from(sorted(DAMAGED.items())))
@@ -150,11 +151,23 @@ DAMAGED = {
 }
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.text("{}()[]'\"descrfotan_ohp:, TFalu0123456789L<>|", max_size=80), st.integers(1, 3))
 def test_random_headers_raise_errors_of_ours(header: str, version: int) -> None:
     with pytest.raises(AsyncloadError):
         index({"w.npy": headed(header, b"12345678", (version, 0))})
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_a_cut_header_says_how_much_it_needs(version: tuple[int, int]) -> None:
+    content = headed(plain("(2,)"), bytes(8), version)
+    for length in range(len(content)):
+        found = parse_header(content[:length], len(content), "x", "w")
+        if isinstance(found, int):
+            assert length < found <= len(content) - 8
+        else:
+            assert (found.shape, found.length) == ((2,), len(content) - 8)
+            assert length >= found.length
 
 
 def test_stored_members_lie_where_the_entry_says() -> None:

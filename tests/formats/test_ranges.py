@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncload.errors import TransferFailed
@@ -17,6 +17,7 @@ from tests.formats.memory import BytesReader
 SPANS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 40)), max_size=12)
 
 
+@settings(deadline=None)
 @given(SPANS, st.integers(0, 30))
 def test_merged_spans_cover_all_and_are_apart(spans: list[tuple[int, int]], gap: int) -> None:
     merged = merge(spans, gap)
@@ -28,6 +29,7 @@ def test_merged_spans_cover_all_and_are_apart(spans: list[tuple[int, int]], gap:
     assert sum(length for _, length in merged) <= wanted + gap * len(spans)
 
 
+@settings(deadline=None)
 @given(SPANS, SPANS)
 def test_what_was_read_is_held(first: list[tuple[int, int]], second: list[tuple[int, int]]) -> None:
     content = bytes(range(256))

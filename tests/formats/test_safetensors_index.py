@@ -88,8 +88,8 @@ def test_a_shard_name_with_a_path_is_unsafe(shard: str) -> None:
             ),
             "'b': is in 'x.safetensors', where the index does not",
         ),
-        (sharded({"a": 3}), "'a'.*expected a file's name"),
-        (sharded({"a": ""}), "'a'.*expected a file's name"),
+        (sharded({"a": 3}), "'a'.*not mapped to a file's name"),
+        (sharded({"a": ""}), "'a'.*not mapped to a file's name"),
         (sharded([]), "no weight_map"),
         ({NAME: b"{}"}, "no weight_map"),
         ({NAME: b"[]"}, "JSON list"),
@@ -112,7 +112,7 @@ def test_an_index_beyond_the_limit_is_too_large() -> None:
         index({NAME: bytes(100_000_001)})
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 120))
 def test_damage_raises_errors_of_ours(damage: bytes, place: int) -> None:
     content = bytearray(GOOD[NAME])
