@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from asyncload.errors import UnknownFormat
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
 from asyncload.formats import detect
-from asyncload.interfaces import Indexing, OpenFiles
+from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
 from asyncload.memory import Budget, SlabPool
@@ -85,41 +85,45 @@ class Flow:
         self._source = open_source(uri, threads=resources.workers.threads)
         self.uri = self._source.uri
         self._files = OpenFiles()
+        self._held = AsyncExitStack()
+        self._reserved = False
 
     # --- what callers ask for ----------------------------------------------------------
 
     async def inspect(self) -> Manifest:
         """Index, and nothing else."""
-        async with self._source:
+        async with self._opened():
             return await self._index(_want_no_document)
 
     async def weights(self) -> Weights:
         """Read every tensor."""
-        async with self._source:
+        async with self._opened():
             manifest = await self._index(_want_no_document)
             return await self._read_weights(manifest)
 
     async def stream(self) -> AsyncIterator[tuple[str, Array]]:
         """Yield tensors as they complete."""
-        async with self._source:
+        async with self._opened():
             manifest = await self._index(_want_no_document)
             pipeline = self._pipeline(manifest)
-            async with self._resources.budget.take(manifest.nbytes + pipeline.staging):
-                async for item in pipeline.stream():
+            await self._reserve(manifest.nbytes + pipeline.staging)
+            async with aclosing(pipeline.stream()) as tensors:
+                async for item in tensors:
                     yield item
 
     async def part(self, decode: Decode) -> Mapping[str, Array]:
         """Have a worker run the caller's own function on the whole file."""
-        async with self._source:
+        async with self._opened():
             reader = await self._source.open()
-            resources = self._resources
-            async with resources.budget.take(reader.size):
-                with self._stage("read"):
-                    return await decode_whole(decode, reader, resources.workers, resources.slabs)
+            await self._reserve(reader.size)
+            with self._stage("read"):
+                return await decode_whole(
+                    decode, reader, self._resources.workers, self._resources.slabs
+                )
 
     async def load(self, options: KerasOptions) -> Any:
         """Make the model that the URI holds, or return its weights where it holds no model."""
-        async with self._source:
+        async with self._opened():
             construction = Construction(
                 options, self._resources.builder, uri=self.uri, emit=self._emit
             )
@@ -130,6 +134,18 @@ class Flow:
                 return await self._model(manifest, construction)
             finally:
                 construction.abandon()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        """Hold the source, and what the load takes on its way, until the block ends."""
+        async with self._source, self._held:
+            yield
+
+    async def _reserve(self, nbytes: int) -> None:
+        """Take the load's memory from the budget, once, until the load has ended."""
+        if not self._reserved:
+            self._reserved = True
+            await self._held.enter_async_context(self._resources.budget.take(nbytes))
 
     # --- the stages --------------------------------------------------------------------
 
@@ -162,24 +178,39 @@ class Flow:
             Indexing(self._source, self._files, self._resources.workers, self._unpack, publish)
         )
 
-    async def _unpack(self, *where: Any) -> Any:
-        return await unpack(*where, workers=self._resources.workers)
+    async def _unpack(
+        self, reader: Reader, offset: int, stored: int, decoded: int, crc32: int
+    ) -> Reader:
+        # Its tensors are as large again at most, and a load must not wait twice: two that each
+        # hold half of what they need would wait for each other.
+        await self._reserve(stored + 2 * decoded)
+        unpacked = await unpack(
+            reader,
+            offset,
+            stored,
+            decoded,
+            crc32,
+            workers=self._resources.workers,
+            slabs=self._resources.slabs,
+        )
+        self._held.push_async_callback(unpacked.aclose)
+        return unpacked
 
     async def _read_weights(self, manifest: Manifest) -> Weights:
         pipeline = self._pipeline(manifest)
-        async with self._resources.budget.take(manifest.nbytes + pipeline.staging):
-            with self._stage("read"):
-                return Weights(await pipeline.run(), manifest)
+        await self._reserve(manifest.nbytes + pipeline.staging)
+        with self._stage("read"):
+            return Weights(await pipeline.run(), manifest)
 
     async def _model(self, manifest: Manifest, construction: Construction) -> Any:
         pipeline = self._pipeline(manifest)
-        async with self._resources.budget.take(manifest.nbytes + pipeline.staging):
-            try:
-                return await self._build_beside_reads(pipeline, construction)
-            except CannotBuildFast as reason:
-                self._emit(FellBack(uri=self.uri, reason=str(reason)))
-            with self._stage("build"):
-                return await construction.load_stock(self._files.readers[0])
+        await self._reserve(manifest.nbytes + pipeline.staging)
+        try:
+            return await self._build_beside_reads(pipeline, construction)
+        except CannotBuildFast as reason:
+            self._emit(FellBack(uri=self.uri, reason=str(reason)))
+        with self._stage("build"):
+            return await construction.load_stock(self._files.readers[0])
 
     async def _build_beside_reads(self, pipeline: Pipeline, construction: Construction) -> Any:
         async with first_error() as group:

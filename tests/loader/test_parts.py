@@ -117,7 +117,7 @@ async def test_a_decode_that_kills_its_worker(loader: asyncload.Loader, parts: l
 async def test_what_is_no_mapping_of_arrays_is_an_error(
     loader: asyncload.Loader, parts: list[Path], wrong: Any
 ) -> None:
-    results = await collect(loader, lambda buffer: wrong, parts[:1])
+    results = await collect(loader, lambda _: wrong, parts[:1])
     assert isinstance(results[0].error, DecodeError)
     assert "decode has to return" in str(results[0].error)
 
