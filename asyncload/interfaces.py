@@ -7,6 +7,7 @@ Rooms on one floor do not import one another; they meet here. A new store implem
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -111,7 +112,15 @@ class Source(Protocol):
 
 
 class WorkerPool(Protocol):
-    """Where CPU is spent: worker processes, or threads."""
+    """Where CPU is spent: worker processes, or threads.
+
+    Attributes:
+        threads: runs disk reads and what is short.
+        processes: how many calls of `run` are worth having under way.
+    """
+
+    threads: Executor
+    processes: int
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
         """Call ``function(*args)`` in a worker, under limits on address space and CPU time.

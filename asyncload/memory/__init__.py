@@ -11,11 +11,12 @@ from __future__ import annotations
 from ._arena import ALIGNMENT, HUGE_PAGE, Arena
 from ._budget import Budget
 from ._sizes import parse_size
-from ._slabs import SharedSlab, SlabHandle, SlabPool, attach
+from ._slabs import REUSED_UP_TO, SharedSlab, SlabHandle, SlabPool, attach, slab_size
 
 __all__ = [
     "ALIGNMENT",
     "HUGE_PAGE",
+    "REUSED_UP_TO",
     "Arena",
     "Budget",
     "SharedSlab",
@@ -23,4 +24,5 @@ __all__ = [
     "SlabPool",
     "attach",
     "parse_size",
+    "slab_size",
 ]

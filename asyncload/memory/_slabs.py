@@ -22,10 +22,10 @@ from dataclasses import dataclass
 
 from asyncload.errors import DecodeError, MemoryLimitExceeded
 
-__all__ = ["SharedSlab", "SlabHandle", "SlabPool", "attach"]
+__all__ = ["REUSED_UP_TO", "SharedSlab", "SlabHandle", "SlabPool", "attach", "slab_size"]
 
+REUSED_UP_TO = 16 << 20  # bytes; a larger slab is not kept for another use
 _SMALLEST = 256 << 10  # bytes; the smallest size class of the pool
-_LARGEST = 16 << 20  # bytes; a larger slab is not kept for another use
 _KEEP = 64 << 20  # bytes kept by a pool for another use
 _KEEP_MAPPED = 128 << 20  # bytes of a pool's slabs that a worker keeps mapped
 _HAS_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
@@ -173,9 +173,9 @@ class SlabPool:
         Raises:
             MemoryLimitExceeded: the system refuses.
         """
-        if nbytes > _LARGEST:
-            return SharedSlab(nbytes)
-        size = _size_class(nbytes)
+        size = slab_size(nbytes)
+        if size > REUSED_UP_TO:
+            return SharedSlab(size)
         if self._idle[size]:
             self._idle_bytes -= size
             return self._idle[size].pop()
@@ -204,7 +204,10 @@ class SlabPool:
         self._idle_bytes = 0
 
 
-def _size_class(nbytes: int) -> int:
+def slab_size(nbytes: int) -> int:
+    """Return how large a slab `SlabPool.lease` gives for ``nbytes`` bytes."""
+    if nbytes > REUSED_UP_TO:
+        return nbytes
     return max(_SMALLEST, 1 << (nbytes - 1).bit_length())
 
 

@@ -1,0 +1,17 @@
+"""The pipeline: from a manifest to tensors in memory, reads and decodes at once.
+
+- ``plan``      decides where tensors live and which bytes come in which step (pure)
+- ``_split``    splits large encoded tensors (pure)
+- ``_prepare``  turns the plan into arenas, arrays and buffers
+- ``_flow``     runs the steps
+- ``run``       `Pipeline`, which the Loader uses
+- ``_decode``   what workers do for it
+- ``_unpack``   files that lie deflated inside others
+"""
+
+from __future__ import annotations
+
+from ._unpack import unpack
+from .run import Pipeline
+
+__all__ = ["Pipeline", "unpack"]

@@ -1,0 +1,194 @@
+"""`Flow`: the steps of one load, side by side, within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from asyncload import codecs
+from asyncload.errors import AsyncloadError
+from asyncload.interfaces import Reader, WorkerPool
+from asyncload.manifest import Chunked, FileEntry, TensorEntry
+from asyncload.memory import Budget, SharedSlab, SlabPool, slab_size
+
+from ._decode import decode_pieces
+from ._prepare import Array, Prepared, as_array, prepare
+from ._scope import run_together
+from .plan import TENSORS, Job
+
+__all__ = ["STAGING", "Flow", "Ready"]
+
+STAGING = 48 << 20  # bytes of shared memory at once, unless one tensor needs more
+_READS = 4  # in flight; two saturate memory, and a disk likes more
+_LARGE = 4 << 20  # bytes; what is larger is given back off the loop's thread
+
+Ready = Callable[[TensorEntry, Array], None]
+
+
+class Flow:
+    """Reads and decodes tensors once.
+
+    Args:
+        readers: what ``entry.file`` refers to.
+        workers: where encoded tensors are decoded.
+        slabs: shared memory for them.
+        ready: called on the loop's thread with each tensor as it completes.
+    """
+
+    def __init__(
+        self, readers: Sequence[Reader], workers: WorkerPool, slabs: SlabPool, ready: Ready
+    ) -> None:
+        self._readers = readers
+        self._workers = workers
+        self._slabs = slabs
+        self._ready = ready
+        self._staging = Budget(STAGING)
+        self._homes: dict[str, SharedSlab] = {}
+        self._prepared: Prepared
+
+    async def run(self, entries: Sequence[TensorEntry], files: Sequence[FileEntry]) -> None:
+        """Read ``entries``; when it raises, all memory that was not handed over is free."""
+        prepared = await self._workers.run_in_thread(prepare, entries, files)
+        self._prepared = prepared
+        try:
+            for entry in prepared.empty:
+                self._hand_over(entry.name)
+            await self._fill()
+            await self._open_homes()
+            readers = min(_READS, len(prepared.steps))
+            # While one job of a worker's is decoded, the next one's bytes are read.
+            decoders = min(2 * self._workers.processes, len(prepared.jobs))
+            await run_together([self._read] * readers + [self._decode] * decoders)
+        finally:
+            prepared.clear()
+            while self._homes:
+                self._homes.popitem()[1].close()
+
+    # --- raw tensors -------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        steps = self._prepared.steps
+        while steps:
+            step = steps.pop()
+            await self._readers[step.file].read_into(step.offset, step.buffers)
+            self._arrived(step.names)
+
+    def _arrived(self, names: Iterable[str]) -> None:
+        missing = self._prepared.missing
+        for name in names:
+            missing[name] -= 1
+            if not missing[name]:
+                self._hand_over(name)
+
+    def _hand_over(self, name: str) -> None:
+        """Hand over a tensor that is whole, and keep no hold on its memory."""
+        prepared = self._prepared
+        entry = prepared.entries[name]
+        prepared.views.pop(name, None)
+        home = self._homes.pop(name, None)
+        if home is None:
+            array = prepared.arrays.pop(name)
+        else:
+            array = as_array(entry, home.view[: entry.nbytes])
+            home.close()
+        self._ready(entry, array)
+
+    # --- encoded tensors ---------------------------------------------------------------
+
+    async def _fill(self) -> None:
+        """Make the tensors that have no stored bytes."""
+        fills = self._prepared.fills
+        for start in range(0, len(fills), TENSORS):
+            some = fills[start : start + TENSORS]
+            views = [self._prepared.views[entry.name] for entry in some]
+            await self._workers.run_in_thread(_fill_all, some, views)
+            del views
+            for entry in some:
+                self._hand_over(entry.name)
+
+    async def _open_homes(self) -> None:
+        """Get the slabs that are to be homes; their pages are made as they are written."""
+        for job in self._prepared.jobs:
+            if job.home is None or job.home in self._homes:
+                continue
+            slab = self._homes[job.home] = SharedSlab(job.decoded)
+            piece = job.pieces[0].piece
+            encoding = piece.entry.encoding
+            if not piece.covered and isinstance(encoding, Chunked) and any(encoding.fill):
+                view = slab.view[: piece.decoded]
+                await self._workers.run_in_thread(_fill_all, [piece.entry], [view])
+
+    async def _decode(self) -> None:
+        jobs = self._prepared.jobs
+        while jobs:
+            job = jobs.pop()
+            need = slab_size(job.stored) + (0 if job.home else slab_size(job.decoded))
+            async with self._staging.take(need):
+                with _naming(self._readers[job.file]):
+                    await self._decode_one(job)
+            self._arrived(placed.name for placed in job.pieces)
+
+    async def _decode_one(self, job: Job) -> None:
+        leased = [self._slabs.lease(max(job.stored, 1))]
+        try:
+            if job.home is None:
+                leased.append(self._slabs.lease(job.decoded))
+            source = leased[0]
+            target = self._homes[job.home] if job.home else leased[1]
+            await self._load(job, source)
+            orders = tuple(
+                (p.piece.entry, p.spans, p.at, not p.piece.covered and job.home is None)
+                for p in job.pieces
+            )
+            await self._workers.run(decode_pieces, source.handle, target.handle, orders)
+            if job.home is None:
+                await self._copy_out(job, target)
+        except BaseException:
+            # A worker or a thread may still be busy with them.
+            for slab in leased:
+                self._slabs.discard(slab)
+            raise
+        for slab in leased:
+            await self._give_back(slab)
+
+    async def _load(self, job: Job, source: SharedSlab) -> None:
+        reader = self._readers[job.file]
+        for load in job.loads:
+            await reader.read_into(load.offset, [source.view[load.at : load.at + load.length]])
+
+    async def _copy_out(self, job: Job, target: SharedSlab) -> None:
+        pairs = []
+        for placed in job.pieces:
+            start, nbytes = placed.piece.at, placed.piece.decoded
+            view = self._prepared.views[placed.name][start : start + nbytes]
+            pairs.append((target.view[placed.at : placed.at + nbytes], view))
+        await self._workers.run_in_thread(_copy, pairs)
+
+    async def _give_back(self, slab: SharedSlab) -> None:
+        if slab.handle.reusable or slab.nbytes <= _LARGE:
+            self._slabs.give_back(slab)
+        else:
+            await self._workers.run_in_thread(slab.close)
+
+
+@contextmanager
+def _naming(reader: Reader) -> Iterator[None]:
+    """Say in errors which file they are about; workers do not know."""
+    try:
+        yield
+    except AsyncloadError as error:
+        error.uri = error.uri or reader.uri
+        raise
+
+
+def _fill_all(entries: Sequence[TensorEntry], views: Sequence[memoryview]) -> None:
+    for entry, view in zip(entries, views, strict=True):
+        codecs.fill(entry, view)
+
+
+def _copy(pairs: Sequence[tuple[memoryview, memoryview]]) -> None:
+    for source, target in pairs:
+        # NumPy lets other threads run meanwhile; assigning to a memoryview does not.
+        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))

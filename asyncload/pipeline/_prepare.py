@@ -1,0 +1,135 @@
+"""Turns a plan into memory: arenas, arrays over them, and buffers to read into.
+
+This takes some microseconds for each tensor, and so runs in a thread, before the first read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asyncload.manifest import FileEntry, TensorEntry, numpy_dtype
+from asyncload.memory import Arena
+
+from .plan import GAP, Job, Plan, Read, make_plan
+
+__all__ = ["Array", "Prepared", "Step", "as_array", "prepare"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One read, ready to run.
+
+    Attributes:
+        file: index of the file.
+        offset: first byte in it.
+        buffers: to be filled one after the other.
+        names: the tensors that it brings, or brings a part of.
+    """
+
+    file: int
+    offset: int
+    buffers: Sequence[memoryview]
+    names: Sequence[str]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A load that is ready to run.
+
+    Attributes:
+        entries: the tensors by name.
+        views: tensor name -> its writable bytes, but for those at home in a slab.
+        arrays: tensor name -> the read-only array over those bytes.
+        missing: tensor name -> how many steps and pieces it still waits for.
+        steps: the reads, the first one last.
+        jobs: the decodes, the first one last.
+        fills: tensors that no stored bytes belong to.
+        empty: tensors without elements.
+    """
+
+    entries: dict[str, TensorEntry]
+    views: dict[str, memoryview]
+    arrays: dict[str, Array]
+    missing: Counter[str]
+    steps: list[Step]
+    jobs: list[Job]
+    fills: Sequence[TensorEntry]
+    empty: Sequence[TensorEntry]
+
+    def clear(self) -> None:
+        """Let go of all memory."""
+        self.views.clear()
+        self.arrays.clear()
+        self.steps.clear()
+
+
+def prepare(entries: Iterable[TensorEntry], files: Sequence[FileEntry]) -> Prepared:
+    """Plan a load and get its memory; pages are made only when they are written to.
+
+    Raises:
+        Corrupt: an entry contradicts its file.
+        MemoryLimitExceeded: the system refuses.
+    """
+    by_name = {entry.name: entry for entry in entries}
+    plan = make_plan(by_name.values(), files)
+    arenas = [Arena(nbytes) for nbytes in plan.layout.arenas]
+    views = {
+        name: arenas[slot.arena].view(slot.offset, by_name[name].nbytes)
+        for name, slot in plan.layout.slots.items()
+    }
+    arrays = {name: as_array(by_name[name], view) for name, view in views.items()}
+    arrays |= {entry.name: as_array(entry, memoryview(b"")) for entry in plan.empty}
+    return Prepared(
+        entries=by_name,
+        views=views,
+        arrays=arrays,
+        missing=_count(plan),
+        steps=_steps(reversed(plan.reads), arenas),
+        jobs=list(reversed(plan.jobs)),
+        fills=plan.fills,
+        empty=plan.empty,
+    )
+
+
+def as_array(entry: TensorEntry, view: memoryview) -> Array:
+    """Return the read-only array of a tensor's bytes, which lives on their memory."""
+    dtype = numpy_dtype(entry.dtype)
+    if not view.nbytes:
+        array = np.empty(entry.shape, dtype)
+        array.flags.writeable = False
+        return array
+    # Over a read-only buffer, so that nobody can make it writable again.
+    return np.frombuffer(view.toreadonly(), dtype).reshape(entry.shape)
+
+
+def _count(plan: Plan) -> Counter[str]:
+    missing = Counter(name for read in plan.reads for name in _names(read))
+    missing.update(piece.name for job in plan.jobs for piece in job.pieces)
+    return missing
+
+
+def _names(read: Read) -> list[str]:
+    return [extent.name for extent in read.extents if extent.name is not None]
+
+
+def _steps(reads: Iterable[Read], arenas: Sequence[Arena]) -> list[Step]:
+    # What lies between tensors; never looked at, so that all reads may write to it at once.
+    dropped = memoryview(bytearray(GAP))
+    steps = []
+    for read in reads:
+        buffers = [
+            dropped[: extent.length]
+            if extent.name is None
+            else arenas[extent.arena].view(extent.offset, extent.length)
+            for extent in read.extents
+        ]
+        steps.append(Step(read.file, read.offset, buffers, _names(read)))
+    return steps

@@ -1,0 +1,165 @@
+"""`Pipeline`: reads and decodes at once, and hands tensors over as they complete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+
+from asyncload.errors import AsyncloadError, DecodeError, FormatError, SourceChanged
+from asyncload.interfaces import OpenFiles, WorkerPool
+from asyncload.manifest import Manifest, TensorEntry
+from asyncload.memory import SlabPool
+
+from ._flow import STAGING, Flow, Ready
+from ._prepare import Array
+from ._scope import end
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Reads the tensors of a manifest.
+
+    Args:
+        manifest: what there is.
+        files: the open files that it refers to.
+        workers: where encoded tensors are decoded.
+        slabs: shared memory for them.
+        names: the tensors wanted; by default all.
+        on_tensor: called on the loop's thread with each tensor's entry as it completes.
+
+    Raises:
+        ValueError: the manifest has no tensor of such a name.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        files: OpenFiles,
+        *,
+        workers: WorkerPool,
+        slabs: SlabPool,
+        names: Collection[str] | None = None,
+        on_tensor: Callable[[TensorEntry], None] | None = None,
+    ) -> None:
+        self._manifest = manifest
+        self._files = files
+        self._workers = workers
+        self._slabs = slabs
+        self._on_tensor = on_tensor
+        self._wanted = _select(manifest, names)
+
+    @property
+    def staging(self) -> int:
+        """Bytes of shared memory that it uses at most, beside the tensors' own."""
+        encoded = [e for e in self._wanted.values() if e.encoding is not None]
+        if not encoded:
+            return 0
+        needs = [entry.length + entry.nbytes for entry in encoded]
+        # Slabs come in powers of two, and there are two of them for each job.
+        return min(2 * sum(needs) + (1 << 20), max(STAGING, 2 * max(needs)))
+
+    async def run(self) -> dict[str, Array]:
+        """Read every tensor.
+
+        Returns:
+            Name -> read-only array that begins at a multiple of 64 bytes, in the manifest's
+            order. Arrays own their memory together: it is returned with the last of them.
+
+        Raises:
+            SourceChanged: a file is not, or no longer, the version that was indexed.
+            TransferFailed: a read failed.
+            Corrupt, DecodeError: encoded bytes are damaged.
+            WorkerCrashed: a worker died twice on the same bytes.
+            MemoryLimitExceeded: the system has no memory left for it.
+        """
+        arrays: dict[str, Array] = {}
+
+        def ready(entry: TensorEntry, array: Array) -> None:
+            arrays[entry.name] = array
+            self._announce(entry)
+
+        await self._produce(self._wanted.values(), ready)
+        return {name: arrays[entry.name] for name, entry in self._wanted.items()}
+
+    async def stream(self) -> AsyncIterator[tuple[str, Array]]:
+        """Yield (name, read-only array) as tensors complete, in no set order.
+
+        Whether the file changed meanwhile is known only at the end, where `SourceChanged` is
+        raised. Leaving the iteration early stops the reads.
+
+        Raises: as `run` does.
+        """
+        queue: asyncio.Queue[tuple[str, Array] | None] = asyncio.Queue()
+
+        def ready(entry: TensorEntry, array: Array) -> None:
+            self._announce(entry)
+            queue.put_nowait((entry.name, array))
+
+        task = asyncio.create_task(self._produce(self._wanted.values(), ready))
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (item := await queue.get()) is not None:
+                yield item
+            await task
+        finally:
+            await end(task)
+
+    async def assets(self) -> dict[str, bytes]:
+        """Read the manifest's assets: small files such as vocabularies.
+
+        Raises: as `run` does.
+        """
+        assets = self._manifest.assets
+        if not assets:
+            return {}
+        arrays: dict[str, Array] = {}
+        await self._produce(assets.values(), lambda e, array: arrays.update({e.name: array}))
+        named = {name: arrays[entry.name] for name, entry in assets.items()}
+        return await self._workers.run_in_thread(_to_bytes, named)
+
+    def _announce(self, entry: TensorEntry) -> None:
+        if self._on_tensor is not None:
+            self._on_tensor(entry)
+
+    # --- the flow ----------------------------------------------------------------------
+
+    async def _produce(self, entries: Iterable[TensorEntry], ready: Ready) -> None:
+        """Read ``entries``, and call ``ready`` with each on the loop's thread."""
+        flow = Flow(self._files.readers, self._workers, self._slabs, ready)
+        try:
+            self._expect_versions()
+            await flow.run(tuple(entries), self._manifest.files)
+            await self._check_files()
+        except AsyncloadError as error:
+            if isinstance(error, FormatError | DecodeError):
+                await self._check_files(error)
+            error.uri = error.uri or self._manifest.uri
+            raise
+
+    def _expect_versions(self) -> None:
+        for reader, indexed in zip(self._files.readers, self._manifest.files, strict=False):
+            if reader.version != indexed.version:
+                raise SourceChanged("changed after it was indexed; load it again", uri=reader.uri)
+
+    async def _check_files(self, error: Exception | None = None) -> None:
+        """Raise `SourceChanged` if a file did change: it would explain ``error``."""
+        for reader in self._files.readers:
+            try:
+                await reader.check()
+            except SourceChanged as changed:
+                raise changed from error or changed.__cause__
+
+
+def _select(manifest: Manifest, names: Collection[str] | None) -> Mapping[str, TensorEntry]:
+    if names is None:
+        return manifest.tensors
+    unknown = [name for name in names if name not in manifest.tensors]
+    if unknown:
+        raise ValueError(f"{manifest.uri} has no tensor named {', '.join(map(repr, unknown))}")
+    wanted = set(names)
+    return {name: entry for name, entry in manifest.tensors.items() if name in wanted}
+
+
+def _to_bytes(arrays: Mapping[str, Array]) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in arrays.items()}
