@@ -185,13 +185,7 @@ class Flow:
         # hold half of what they need would wait for each other.
         await self._reserve(stored + 2 * decoded)
         unpacked = await unpack(
-            reader,
-            offset,
-            stored,
-            decoded,
-            crc32,
-            workers=self._resources.workers,
-            slabs=self._resources.slabs,
+            reader, offset, stored, decoded, crc32, workers=self._resources.workers
         )
         self._held.push_async_callback(unpacked.aclose)
         return unpacked
