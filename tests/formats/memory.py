@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from asyncload.errors import NotFound
+from asyncload.errors import DecodeError, NotFound
 from asyncload.formats import detect
 from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Deflate, Manifest, TensorEntry, numpy_dtype
@@ -88,8 +88,12 @@ class BytesSource:
 
 
 async def _unpack(reader: Reader, offset: int, stored: int, decoded: int, crc32: int) -> Reader:
-    content = zlib.decompress(await reader.read(offset, stored), -zlib.MAX_WBITS)
-    assert (len(content), zlib.crc32(content)) == (decoded, crc32)
+    try:
+        content = zlib.decompress(await reader.read(offset, stored), -zlib.MAX_WBITS)
+    except zlib.error as error:
+        raise DecodeError(str(error), uri=reader.uri) from error
+    if (len(content), zlib.crc32(content)) != (decoded, crc32):
+        raise DecodeError("other bytes than promised", uri=reader.uri)
     return BytesReader(reader.uri, "unpacked", content)
 
 
