@@ -1,0 +1,240 @@
+"""What the benchmarks share: turns, the loop's stall, peak memory, bandwidth, and the report."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+# Before anything imports TensorFlow.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+__all__ = [
+    "CACHE",
+    "Options",
+    "PeakMemory",
+    "Report",
+    "alternate",
+    "copy_bandwidth",
+    "options",
+    "read_all",
+    "seconds",
+]
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench"
+
+Way = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for."""
+
+    quick: bool
+    json: Path | None
+    rounds: int
+
+
+def options(description: str) -> Options:
+    """Parse the options that every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
+    parser.add_argument("--quick", action="store_true", help="small inputs, two rounds")
+    parser.add_argument("--rounds", type=int, help="turns for each way (5; quick: 2)")
+    given = parser.parse_args()
+    rounds = given.rounds or (2 if given.quick else 5)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    return Options(given.quick, given.json, rounds)
+
+
+async def seconds(way: Way) -> tuple[float, Any]:
+    """Return how long one call took, and what it returned."""
+    begin = time.perf_counter()
+    result = await way()
+    return time.perf_counter() - begin, result
+
+
+async def alternate(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
+    """Call every way in turn, ``rounds`` times; return the seconds of each call.
+
+    What a call returned is dropped, and the garbage of one way collected, before the next begins.
+    """
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            gc.collect()
+            elapsed, result = await seconds(way)
+            del result
+            took[name].append(elapsed)
+    gc.collect()
+    return took
+
+
+def read_all(paths: Sequence[Path]) -> int:
+    """Bring files into the page cache; return their bytes."""
+    total = 0
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(16 << 20):
+                total += len(block)
+    return total
+
+
+def copy_bandwidth(nbytes: int = 256 << 20, threads: int = 2, rounds: int = 5) -> float:
+    """Return bytes a second that ``threads`` threads copy into memory already touched."""
+    source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+    cuts = np.linspace(0, nbytes, threads + 1, dtype=np.int64)
+    parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
+
+    def copy(part: slice) -> None:
+        np.copyto(target[part], source[part])
+
+    best = float("inf")
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            list(pool.map(copy, parts))
+            best = min(best, time.perf_counter() - begin)
+    return nbytes / best
+
+
+class PeakMemory:
+    """Samples resident memory of this process and its children while it is entered.
+
+    Shared pages that several processes map are counted once (PSS), so slabs are.
+
+    Attributes:
+        peak: bytes above what was held on entry.
+    """
+
+    def __init__(self, interval: float = 0.01) -> None:
+        self.peak = 0
+        self._interval = interval
+        self._end = threading.Event()
+        self._base = 0
+        self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
+
+    def __enter__(self) -> Self:
+        gc.collect()
+        self._base = _resident()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while True:
+            self.peak = max(self.peak, _resident() - self._base)
+            if self._end.wait(self._interval):
+                return
+
+
+def _resident() -> int:
+    """Return proportional set size on Linux, resident set size elsewhere, children included."""
+    import psutil
+
+    total = 0
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        try:
+            total += _pss(process.pid) if sys.platform == "linux" else process.memory_info().rss
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended between the listing and the look
+    return total
+
+
+def _pss(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) << 10
+    raise ProcessLookupError(pid)
+
+
+class Report:
+    """Figures with the least that is asked of them, as a table and as JSON.
+
+    Args:
+        title: of the benchmark.
+        given: the command line.
+    """
+
+    def __init__(self, title: str, given: Options) -> None:
+        self._given = given
+        self._table = Table(title=title, title_justify="left")
+        for heading in ("what", "figure", "asked", ""):
+            self._table.add_column(heading, justify="left" if heading == "what" else "right")
+        self._figures: list[dict[str, Any]] = []
+        self._runs: dict[str, Any] = {}
+
+    def runs(self, name: str, took: Mapping[str, Sequence[float]]) -> None:
+        """Keep the seconds of every call, for the JSON, and show the best of each."""
+        self._runs[name] = {way: list(times) for way, times in took.items()}
+        for way, times in took.items():
+            self._table.add_row(f"{name}: {way}", f"{min(times):.3f} s", "", "")
+
+    def figure(self, what: str, value: float, unit: str, *, at_least: float) -> None:
+        """Add a figure that should be ``at_least`` so large."""
+        self._add(what, value, unit, f"≥ {at_least:g}", value >= at_least)
+
+    def bound(self, what: str, value: float, unit: str, *, at_most: float) -> None:
+        """Add a figure that should be ``at_most`` so large."""
+        self._add(what, value, unit, f"≤ {at_most:g}", value <= at_most)
+
+    def note(self, what: str, value: float, unit: str) -> None:
+        """Add a figure of which nothing is asked."""
+        self._add(what, value, unit, "", None)
+
+    def _add(self, what: str, value: float, unit: str, asked: str, met: bool | None) -> None:
+        self._figures.append(
+            {"what": what, "value": value, "unit": unit, "asked": asked, "met": met}
+        )
+        verdict = {True: "[green]met[/]", False: "[red]not met[/]", None: ""}[met]
+        self._table.add_row(what, f"{value:.2f} {unit}", asked, verdict)
+
+    def finish(self) -> None:
+        """Print the table, and write the JSON if a file was named."""
+        Console().print(self._table)
+        if self._given.json is not None:
+            document = {
+                "machine": _machine(),
+                "quick": self._given.quick,
+                "rounds": self._given.rounds,
+                "figures": self._figures,
+                "seconds": self._runs,
+            }
+            self._given.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _machine() -> dict[str, Any]:
+    packages = ("numpy", "h5py", "safetensors", "tensorflow", "keras", "uvloop")
+    return {
+        "cpus": os.cpu_count(),
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }

@@ -1,0 +1,135 @@
+"""Load, cancel, break and kill for minutes; what the process holds must stay level.
+
+python benchmarks/soak.py [--minutes M] [--seed N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import safetensors.numpy
+import uvloop
+from _measure import CACHE
+from rich.console import Console
+
+import asyncload
+
+WARM_UP = 30  # turns before the first look: caches and pools fill in them
+LEVEL = 64 << 20  # bytes by which resident memory may differ between the looks
+DESCRIPTORS = 8  # by which open descriptors may differ: a worker more or less
+
+Turn = Callable[[asyncload.Loader, dict[str, Path], random.Random], Awaitable[None]]
+
+
+def files() -> dict[str, Path]:
+    """Return inputs of each kind, made on first use: good, encoded, broken."""
+    folder = CACHE / "soak"
+    folder.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).standard_normal((8, 512, 512), np.float32)
+    arrays = {f"layer{i}/kernel": np.ascontiguousarray(values[i]) for i in range(len(values))}
+    found = {
+        "raw": folder / "raw.safetensors",
+        "packed": folder / "packed.npz",
+        "broken": folder / "broken.safetensors",
+    }
+    safetensors.numpy.save_file(arrays, found["raw"])
+    np.savez_compressed(
+        found["packed"], **{name.replace("/", "_"): a for name, a in arrays.items()}
+    )
+    found["broken"].write_bytes(found["raw"].read_bytes()[:-4096])
+    return found
+
+
+async def load(loader: asyncload.Loader, uris: dict[str, Path], chance: random.Random) -> None:
+    """Load several at once, to the end."""
+    await loader.load_many([uris["raw"], uris["packed"]] * chance.randint(1, 3))
+
+
+async def cancel(loader: asyncload.Loader, uris: dict[str, Path], chance: random.Random) -> None:
+    """Cancel a load at some moment."""
+    task = loader.prefetch(uris[chance.choice(["raw", "packed"])])
+    await asyncio.sleep(chance.random() * 0.05)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def broken(loader: asyncload.Loader, uris: dict[str, Path], chance: random.Random) -> None:
+    """Load a truncated file beside a good one."""
+    results = await loader.load_many([uris["broken"], uris["raw"]], return_exceptions=True)
+    if not isinstance(results[0], asyncload.AsyncloadError) or isinstance(results[1], Exception):
+        raise SystemExit(f"expected an error and weights, got {results}")
+
+
+async def kill(loader: asyncload.Loader, uris: dict[str, Path], chance: random.Random) -> None:
+    """Kill a worker while it decodes; the load must come through all the same."""
+    task = loader.prefetch(uris["packed"])
+    await asyncio.sleep(chance.random() * 0.02)
+    if workers := _workers():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chance.choice(workers), signal.SIGKILL)
+    with contextlib.suppress(asyncload.WorkerCrashed):
+        await task
+
+
+TURNS: dict[Turn, int] = {load: 10, cancel: 10, broken: 4, kill: 1}
+
+
+def _workers() -> list[int]:
+    return [
+        child.pid
+        for child in psutil.Process().children(recursive=True)
+        if "resource_tracker" not in " ".join(child.cmdline())
+    ]
+
+
+def held() -> dict[str, int]:
+    """Return what the process holds now."""
+    gc.collect()
+    own = psutil.Process()
+    return {
+        "resident": own.memory_info().rss,
+        "descriptors": own.num_fds(),
+        "tasks": len(asyncio.all_tasks()),
+    }
+
+
+async def main(minutes: float, seed: int) -> None:
+    console, chance, uris = Console(), random.Random(seed), files()
+    counts: Counter[str] = Counter()
+    async with asyncload.Loader(processes=2) as loader:
+        before: dict[str, int] | None = None
+        end = time.monotonic() + minutes * 60
+        while time.monotonic() < end or before is None:
+            (turn,) = chance.choices(list(TURNS), list(TURNS.values()))
+            await turn(loader, uris, chance)
+            counts[turn.__name__] += 1
+            if before is None and counts.total() == WARM_UP:
+                before = held()
+        after = held()
+    console.print({"turns": dict(counts), "before": before, "after": after})
+    grown = {name: after[name] - before[name] for name in after}
+    if grown["resident"] > LEVEL or grown["descriptors"] > DESCRIPTORS or grown["tasks"] > 0:
+        raise SystemExit(f"not level: {grown}")
+    if left := _workers():
+        raise SystemExit(f"workers left after closing: {left}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    uvloop.run(main(given.minutes, given.seed))
