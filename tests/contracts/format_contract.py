@@ -36,22 +36,23 @@ _HEAD = 16  # bytes, as the Loader reads
 @asynccontextmanager
 async def indexed(path: Path) -> AsyncIterator[tuple[Manifest, OpenFiles]]:
     """Index a file as the Loader does, workers being threads."""
-    workers = Workers("thread")
+    workers, files = Workers("thread"), OpenFiles()
     try:
         async with open_source(path, threads=workers.threads) as source:
-            files = OpenFiles([await source.open()])
+            files.add(await source.open())
             reader = files.readers[0]
             head = await reader.read(0, min(_HEAD, reader.size))
 
             async def unpacked(*where: Any) -> Reader:
-                reader: Reader = await unpack(*where, workers=workers)
-                return reader
+                return await unpack(*where, workers=workers)
 
             indexing = Indexing(source, files, workers, unpacked)
             yield await detect(source.name, head, uri=source.uri).index(indexing), files
             for opened in files.readers:
                 await opened.check()
     finally:
+        for opened in files.readers:  # those that were unpacked belong to no source
+            await opened.aclose()
         await workers.aclose()
 
 
