@@ -45,9 +45,7 @@ def files() -> dict[str, Path]:
         "broken": folder / "broken.safetensors",
     }
     safetensors.numpy.save_file(arrays, found["raw"])
-    np.savez_compressed(
-        found["packed"], **{name.replace("/", "_"): a for name, a in arrays.items()}
-    )
+    np.savez_compressed(found["packed"], *arrays.values())
     found["broken"].write_bytes(found["raw"].read_bytes()[:-4096])
     return found
 
@@ -68,7 +66,8 @@ async def cancel(loader: asyncload.Loader, uris: dict[str, Path], chance: random
 
 async def broken(loader: asyncload.Loader, uris: dict[str, Path], chance: random.Random) -> None:
     """Load a truncated file beside a good one."""
-    results = await loader.load_many([uris["broken"], uris["raw"]], return_exceptions=True)
+    good = uris[chance.choice(["raw", "packed"])]
+    results = await loader.load_many([uris["broken"], good], return_exceptions=True)
     if not isinstance(results[0], asyncload.AsyncloadError) or isinstance(results[1], Exception):
         raise SystemExit(f"expected an error and weights, got {results}")
 
