@@ -1,0 +1,108 @@
+"""The file objects through which the HDF5 library reads a part of a file."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+
+from asyncload.errors import SourceChanged
+
+__all__ = ["BytesWindow", "FileWindow"]
+
+# Metadata of neighbouring datasets lies together; most requests are below 1 KiB.
+_BLOCK = 16 << 10  # bytes
+_BLOCKS = 256
+
+
+class _Window:
+    """What h5py's file-object driver calls: ``seek``, then ``read``.
+
+    Without ``readinto``, which costs a memoryview for each of a thousand small reads.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._position = 0
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Move to ``position``, counted from the begin or (``os.SEEK_END``) the end."""
+        self._position = position if whence == os.SEEK_SET else self.length + position
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def flush(self) -> None:
+        """Do nothing: nothing is ever written."""
+
+
+class BytesWindow(_Window):
+    """A file that is bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(len(content))
+        self._content = content
+
+    def read(self, length: int) -> bytes:
+        """Return ``length`` bytes from the position, fewer at the end."""
+        return self._content[self._position : self._position + length]
+
+
+class FileWindow(_Window):
+    """A range of an open file, read in blocks that are kept.
+
+    Args:
+        descriptor: stays the caller's.
+        base: first byte of the range.
+        length: bytes in it.
+        uri: for messages.
+
+    Attributes:
+        error: the first failure of a read, which HDF5 would report as its own.
+    """
+
+    def __init__(self, descriptor: int, base: int, length: int, uri: str) -> None:
+        super().__init__(length)
+        self._descriptor = descriptor
+        self._base = base
+        self._uri = uri
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self.error: Exception | None = None
+
+    def read(self, length: int) -> bytes:
+        """Return ``length`` bytes from the position, fewer at the end."""
+        index, begin = divmod(self._position, _BLOCK)
+        end = begin + length
+        if end > _BLOCK:
+            return self._pread(self._position, length)
+        block = self._blocks.get(index)
+        if block is None:
+            block = self._pread(index * _BLOCK, _BLOCK)
+            self._blocks[index] = block
+            if len(self._blocks) > _BLOCKS:
+                self._blocks.popitem(last=False)
+        return block[begin:end]
+
+    def _pread(self, position: int, length: int) -> bytes:
+        length = max(0, min(length, self.length - position))
+        try:
+            return self._pread_all(self._base + position, length)
+        except (OSError, SourceChanged) as error:
+            self.error = self.error or error
+            raise
+
+    def _pread_all(self, offset: int, length: int) -> bytes:
+        pieces = []
+        while length:
+            piece = os.pread(self._descriptor, length, offset)
+            if not piece:
+                raise SourceChanged(
+                    f"ends at byte {offset} now, {length} bytes short of its length when it was "
+                    "opened; load it again when nothing writes to it",
+                    uri=self._uri,
+                )
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
