@@ -198,11 +198,11 @@ class Report:
 
     def figure(self, what: str, value: float, unit: str, *, at_least: float) -> None:
         """Add a figure that should be ``at_least`` so large."""
-        self._add(what, value, unit, f"≥ {at_least:g}", value >= at_least)
+        self._add(what, value, unit, f"≥ {at_least:.4g}", value >= at_least)
 
     def bound(self, what: str, value: float, unit: str, *, at_most: float) -> None:
         """Add a figure that should be ``at_most`` so large."""
-        self._add(what, value, unit, f"≤ {at_most:g}", value <= at_most)
+        self._add(what, value, unit, f"≤ {at_most:.4g}", value <= at_most)
 
     def note(self, what: str, value: float, unit: str) -> None:
         """Add a figure of which nothing is asked."""
