@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -80,7 +80,7 @@ async def inspect(uri: URI) -> Manifest:
     return await _loader().inspect(uri)
 
 
-def stream(uri: URI) -> AsyncIterator[tuple[str, Array]]:
+def stream(uri: URI) -> AsyncGenerator[tuple[str, Array], None]:
     """Yield tensors as they complete, on the running loop's Loader; see `Loader.stream`."""
     return _loader().stream(uri)
 
@@ -92,6 +92,6 @@ async def load_many(uris: Iterable[URI], *, return_exceptions: bool = False) -> 
 
 def map_parts(
     decode: Callable[[memoryview], Mapping[str, Array]], uris: Iterable[URI]
-) -> AsyncIterator[PartResult]:
+) -> AsyncGenerator[PartResult, None]:
     """Run ``decode`` on each file, on the running loop's Loader; see `Loader.map_parts`."""
     return _loader().map_parts(decode, uris)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ class Flow:
             manifest = await self._index(_want_no_document)
             return await self._read_weights(manifest)
 
-    async def stream(self) -> AsyncIterator[tuple[str, Array]]:
+    async def stream(self) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield tensors as they complete."""
         async with self._opened():
             manifest = await self._index(_want_no_document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
@@ -204,7 +204,7 @@ class Loader:
         """
         return await self._start(uri, lambda flow: flow.inspect())
 
-    async def stream(self, uri: URI) -> AsyncIterator[tuple[str, Array]]:
+    async def stream(self, uri: URI) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield (name, read-only array) as tensors complete, in no set order.
 
         Leaving the iteration early stops the reads; use `contextlib.aclosing` to have that
@@ -255,7 +255,7 @@ class Loader:
 
     async def map_parts(
         self, decode: Callable[[memoryview], Mapping[str, Array]], uris: Iterable[URI]
-    ) -> AsyncIterator[PartResult]:
+    ) -> AsyncGenerator[PartResult, None]:
         """Run a function of the caller's on the bytes of each file, in worker processes.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ class PartResult:
 
 async def map_parts(
     uris: Iterable[URI], start: Callable[[URI], Load[Mapping[str, Array]]], window: int
-) -> AsyncIterator[PartResult]:
+) -> AsyncGenerator[PartResult, None]:
     """Start a load for each part, ``window`` of them at once, and yield them as they complete.
 
     Leaving the iteration cancels the loads under way.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from keras.src.layers.layer import Layer
@@ -22,8 +22,9 @@ def _stock_setters() -> frozenset[type]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _has_only_stock_setters(kind: type) -> bool:
-    return _stock_setters().issuperset(b for b in kind.__mro__ if "__setattr__" in vars(b))
+def _has_only_stock_setters(kind: Hashable) -> bool:
+    bases: tuple[type, ...] = getattr(kind, "__mro__", ())
+    return _stock_setters().issuperset(base for base in bases if "__setattr__" in vars(base))
 
 
 def untracked_when_plain(stock: Callable[[Any, str, Any], None]) -> Callable[..., None]:

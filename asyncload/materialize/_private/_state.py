@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from keras.src.layers.layer import Layer
@@ -20,8 +20,8 @@ def _skipset(kind: str) -> frozenset[str]:
     return frozenset(saving_lib.get_attr_skipset(kind))
 
 
-@functools.lru_cache(maxsize=4096)
-def _class_attributes(cls: type, kind: str) -> tuple[str, ...]:
+@functools.cache  # for one load: a program may add attributes to its classes between two
+def _class_attributes(cls: Hashable, kind: str) -> tuple[str, ...]:
     skipset = _skipset(kind)
     return tuple(a for a in dir(cls) if not a.startswith("__") and a not in skipset)
 
@@ -48,8 +48,9 @@ def quick_walk(stock: Callable[[Any], Iterator[tuple[str, Any]]]) -> Callable[..
 
     @functools.wraps(stock)
     def _walk_saveable(saveable: Any) -> Iterator[tuple[str, Any]]:
-        plain = type(saveable).__dir__ is object.__dir__ and hasattr(saveable, "__dict__")
-        return _walk(saveable) if in_skeleton() and plain else stock(saveable)
+        listing: Any = type(saveable).__dir__
+        usual = listing is object.__dir__
+        return _walk(saveable) if in_skeleton() and usual else stock(saveable)
 
     return _walk_saveable
 
@@ -136,6 +137,7 @@ class StateLoader:
         self._store = store
         self._assets = saving_lib.DiskIOStore(assets, mode="r") if assets is not None else None
         self._visited: set[int] = set()
+        _class_attributes.cache_clear()
         self._failed: set[int] = set()
         self.errors = _Errors(store)
 
