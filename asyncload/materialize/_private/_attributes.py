@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 from keras.src.layers.layer import Layer
@@ -22,9 +22,9 @@ def _stock_setters() -> frozenset[type]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _has_only_stock_setters(kind: Hashable) -> bool:
-    bases: tuple[type, ...] = getattr(kind, "__mro__", ())
-    return _stock_setters().issuperset(base for base in bases if "__setattr__" in vars(base))
+def _has_only_stock_setters(kind: type) -> bool:
+    bases = [base for base in kind.__mro__ if "__setattr__" in vars(base)]
+    return _stock_setters().issuperset(bases)
 
 
 def untracked_when_plain(stock: Callable[[Any, str, Any], None]) -> Callable[..., None]:
@@ -32,13 +32,14 @@ def untracked_when_plain(stock: Callable[[Any, str, Any], None]) -> Callable[...
 
     @functools.wraps(stock)
     def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807 - it is one
-        # A name that the class has too may be a property, which stock knows how to treat.
+        kind: Any = type(self)
         if (
             type(value) in _PLAIN
             and in_skeleton()
             and "_tracker" in self.__dict__
-            and not hasattr(type(self), name)
-            and _has_only_stock_setters(type(self))
+            # What the class has too may be a property, which stock knows how to treat.
+            and not hasattr(kind, name)
+            and _has_only_stock_setters(kind)
         ):
             object.__setattr__(self, name, value)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keras.src.layers.layer import Layer
@@ -21,7 +21,7 @@ def _skipset(kind: str) -> frozenset[str]:
 
 
 @functools.cache  # for one load: a program may add attributes to its classes between two
-def _class_attributes(cls: Hashable, kind: str) -> tuple[str, ...]:
+def _class_attributes(cls: type, kind: str) -> tuple[str, ...]:
     skipset = _skipset(kind)
     return tuple(a for a in dir(cls) if not a.startswith("__") and a not in skipset)
 
@@ -33,7 +33,8 @@ def _walk(saveable: Any) -> Iterator[tuple[str, Any]]:
     if kind in ("Sequential", "Functional"):
         yield "layers", saveable.layers
     own = [a for a in vars(saveable) if not a.startswith("__") and a not in skipset]
-    names = {*own, *_class_attributes(type(saveable), kind)}
+    cls: Any = type(saveable)
+    names = {*own, *_class_attributes(cls, kind)}
     for name in sorted(names, key=saving_lib._name_key):
         try:
             child = getattr(saveable, name)
