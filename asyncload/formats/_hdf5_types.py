@@ -25,9 +25,8 @@ _KINDS = {
     h5t.TIME: "times",
     h5t.BITFIELD: "bit fields",
 }
-# (sign bit, exponent's position and size, mantissa's position and size): HDF5's, of bfloat16.
-_BFLOAT16 = (15, 7, 8, 0, 7)
-_BFLOAT16_BIAS = 127
+# Bytes; sign bit, exponent's position and size, mantissa's; exponent's bias.
+_BFLOAT16 = (2, (15, 7, 8, 0, 7), 127)
 
 
 class Types:
@@ -106,11 +105,8 @@ class Types:
 
 
 def _is_bfloat16(kind: Any) -> bool:
-    return (
-        kind.get_size() == np.dtype(np.uint16).itemsize
-        and kind.get_fields() == _BFLOAT16
-        and kind.get_ebias() == _BFLOAT16_BIAS
-    )
+    found = (kind.get_size(), kind.get_fields(), kind.get_ebias())
+    return found == _BFLOAT16
 
 
 def _text(attribute: Any) -> str:
