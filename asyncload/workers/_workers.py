@@ -12,6 +12,7 @@ from asyncload.errors import LoaderClosed, WorkerCrashed
 
 from ._job import PARSE_LIMITS, Job, Limits, Outcome
 from ._processes import CLOSED, Processes, submit
+from ._slice import give_way
 from ._threads import in_own_thread
 
 __all__ = ["Workers"]
@@ -48,7 +49,9 @@ class Workers:
         if processes is not None and processes < 1:
             raise ValueError(f"processes must be 1 or more, not {processes}")
         self.processes = processes or _usable_cpus()
-        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncload-io")
+        self.threads = ThreadPoolExecutor(
+            _THREADS, thread_name_prefix="asyncload-io", initializer=give_way
+        )
         self._own_threads = [self.threads]
         self._backend = self._choose(executor)
         self._closed = False
