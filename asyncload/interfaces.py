@@ -112,15 +112,17 @@ class Source(Protocol):
 
 
 class WorkerPool(Protocol):
-    """Where CPU is spent: worker processes, or threads.
+    """Where CPU is spent: worker processes, or threads."""
 
-    Attributes:
-        threads: runs disk reads and what is short.
-        processes: how many calls of `run` are worth having under way.
-    """
+    @property
+    def threads(self) -> Executor:
+        """What runs disk reads and short calls."""
+        ...
 
-    threads: Executor
-    processes: int
+    @property
+    def processes(self) -> int:
+        """How many calls of `run` are worth having under way."""
+        ...
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
         """Call ``function(*args)`` in a worker, under limits on address space and CPU time.

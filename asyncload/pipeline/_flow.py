@@ -21,7 +21,7 @@ from .plan import TENSORS, Job
 __all__ = ["STAGING", "Flow", "Ready"]
 
 STAGING = 48 << 20  # bytes of shared memory at once, unless one tensor needs more
-_READS = 4  # in flight; two saturate memory, and a disk likes more
+_READS = 4  # in flight at most: one for each CPU that is to be had, but two for the disk's sake
 _LARGE = 4 << 20  # bytes; what is larger is given back off the loop's thread
 
 Ready = Callable[[TensorEntry, Array], None]
@@ -57,7 +57,9 @@ class Flow:
                 self._hand_over(entry.name)
             await self._fill()
             await self._open_homes()
-            readers = min(_READS, len(prepared.steps))
+            # More than one for each CPU would bring no byte earlier, and hold the loop's thread up.
+            cpus = max(self._workers.processes, 2)
+            readers = min(_READS, cpus, len(prepared.steps))
             # While one job of a worker's is decoded, the next one's bytes are read.
             decoders = min(2 * self._workers.processes, len(prepared.jobs))
             await run_together([self._read] * readers + [self._decode] * decoders)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 
 from asyncload.errors import AsyncloadError, DecodeError, FormatError, SourceChanged
 from asyncload.interfaces import OpenFiles, WorkerPool
@@ -82,7 +82,7 @@ class Pipeline:
         await self._produce(self._wanted.values(), ready)
         return {name: arrays[entry.name] for name, entry in self._wanted.items()}
 
-    async def stream(self) -> AsyncIterator[tuple[str, Array]]:
+    async def stream(self) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield (name, read-only array) as tensors complete, in no set order.
 
         Whether the file changed meanwhile is known only at the end, where `SourceChanged` is
