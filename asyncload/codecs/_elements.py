@@ -13,6 +13,7 @@ from asyncload.manifest import numpy_dtype
 __all__ = ["Elements"]
 
 _WORDS = frozenset({1, 2, 4, 8})  # bytes for which there is an unsigned integer
+_CODE_POINT = 4  # bytes; NumPy's texts are UTF-32
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Elements:
     Attributes:
         itemsize: bytes of one.
         carrier: a dtype of that size that NumPy copies without looking at the bits.
-        unit: bytes that a byte order applies to: half an element, where it is complex.
+        unit: bytes that a byte order applies to: half an element, where it is complex; one
+            code point, where it is text.
     """
 
     itemsize: int
@@ -35,7 +37,8 @@ class Elements:
         real = numpy_dtype(dtype)
         size = real.itemsize
         carrier = np.dtype(f"u{size}" if size in _WORDS else f"V{size}")
-        return cls(size, carrier, size // 2 if real.kind == "c" else size)
+        unit = {"c": size // 2, "U": _CODE_POINT}.get(real.kind, size)
+        return cls(size, carrier, unit)
 
     def array(self, content: bytes | memoryview, *, swap: bool) -> npt.NDArray[Any]:
         """Return elements in this machine's byte order, in one dimension.
