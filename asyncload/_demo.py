@@ -108,10 +108,7 @@ async def run(name: str, *, as_json: bool) -> None:
         with console.status("importing TensorFlow, saving models with random weights ..."):
             served = await asyncio.to_thread(_prepare, name, path)
         size = (await anyio.Path(path).stat()).st_size
-        console.print(
-            f"serving [bold]{_SERVED}[/] while [bold]{path.name}[/] "
-            f"({decimal(size)}) loads, {_ROUNDS} times each way"
-        )
+        console.print(f"serving {_SERVED} while {name} loads, {_ROUNDS} times each way")
         report = {"model": name, "nbytes": size, **await _serve(served, path, console)}
     if as_json:
         sys.stdout.write(json.dumps(report, indent=2) + "\n")

@@ -27,8 +27,7 @@ from asyncload.events import (
 __all__ = ["ProgressReporter"]
 
 _REFRESH = 10  # frames a second
-_BAR = 28  # columns
-_NAME = 32  # columns
+_NAME = 24  # columns; the bar takes what the rest leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,11 @@ class ProgressReporter:
 
     def __rich__(self) -> Table:
         """Return the bars as they stand."""
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1, min_width=8)
+        for _ in range(4):
+            table.add_column(no_wrap=True)
         now = time.perf_counter()
         # A copy: the loop's thread adds rows while Rich's thread draws them.
         for uri, row in list(self._rows.items()):
@@ -127,13 +130,12 @@ def _bar(row: _Row) -> ProgressBar:
         return ProgressBar(
             total=max(total or 0, 1),
             completed=row.progress.bytes_done,
-            width=_BAR,
             complete_style="red",
         )
     if not total and row.ended is None:
-        return ProgressBar(total=None, pulse=True, width=_BAR, animation_time=time.monotonic())
+        return ProgressBar(total=None, pulse=True, animation_time=time.monotonic())
     done = row.progress.bytes_done if total else 1
-    return ProgressBar(total=total or 1, completed=done, width=_BAR)
+    return ProgressBar(total=total or 1, completed=done)
 
 
 def _bytes(row: _Row) -> str:
