@@ -1,4 +1,9 @@
-"""What bytes mean: one file for each format, which turns a layout into a `Manifest`."""
+"""What bytes mean: one file for each format, which turns a layout into a `Manifest`.
+
+- formats: ``_keras_archive``, ``_weights_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``
+- what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``, ``_json``
+- small reads side by side, and sizes that can be true: ``_ranges``, ``_concurrent``, ``_shape``
+"""
 
 from __future__ import annotations
 

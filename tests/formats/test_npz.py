@@ -73,6 +73,8 @@ def several() -> Arrays:
         "scalar": np.array(2 + 3j),
         "none": np.zeros((3, 0)),
         "texts": np.array(["one", "three"]),
+        "swapped texts": np.array(["one", "three"]).astype(">U5"),
+        "times": np.array(["2024-02-29", "1970-01-01"], ">M8[D]"),
         "layers/dense/vars/0": rng.random(300).astype("float16"),
     }
 
