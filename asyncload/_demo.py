@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-import asyncload
+# Not `import asyncload` alone, which imports what it needs at the first use: on the loop.
+from asyncload import prefetch
 from asyncload._probe import LoopProbe, Stall
 from asyncload.report import ProgressReporter
 
@@ -178,7 +179,7 @@ async def _measure(server: Server, measured: Measured, work: Callable[[], Awaita
 
 
 async def _prefetch(path: Path, console: Console) -> Any:
-    task = asyncload.prefetch(path)
+    task = prefetch(path)
     with ProgressReporter(console=console) as bar:
         async for event in task.events():
             bar(event)

@@ -75,7 +75,7 @@ def inspect(
 def demo(
     model: Annotated[
         str, typer.Option(help="the keras.applications model that is loaded meanwhile")
-    ] = "EfficientNetB4",
+    ] = "ResNet152",
     as_json: _Json = False,
     debug: _Debug = False,
 ) -> None:

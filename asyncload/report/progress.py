@@ -88,6 +88,8 @@ class ProgressReporter:
         if self._live is not None:
             self._live.stop()
             self._live = None
+            if not self._console.is_terminal:
+                self._console.line()  # Rich ends the line on terminals only
 
     def __rich__(self) -> Table:
         """Return the bars as they stand."""
