@@ -39,7 +39,7 @@ class Limits:
 PARSE_LIMITS = Limits(memory=4 << 30, cpu=60.0)
 
 # CPU seconds for Python to notice that the time is up; then the kernel ends the process.
-_GRACE = 2.0
+_GRACE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Job:
         function, args = self._call
         try:
             return Outcome(function(*args))
-        except Exception as error:  # noqa: BLE001 - raised again by Outcome.get
+        except BaseException as error:  # noqa: BLE001 - raised again by Outcome.get
             return Outcome(error=_harmless(error))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ async def submit(executor: Executor, job: Job) -> Outcome:
 
     Raises:
         BrokenExecutor: the executor's processes died.
-        DecodeError: the job cannot be sent to them.
+        DecodeError: the job, or its result, cannot be sent.
         LoaderClosed: the executor takes no jobs any more, or ended while the job ran.
     """
     try:
@@ -45,9 +45,15 @@ async def submit(executor: Executor, job: Job) -> Outcome:
         raise LoaderClosed(CLOSED) from error
     except Exception as error:
         raise DecodeError(
-            f"the function or its arguments cannot be sent to a worker process: "
-            f"{error.__cause__ or error}. Pass what pickles, or use executor='thread'."
+            "the function, its arguments or its result cannot be sent between processes: "
+            f"{_last_line(error.__cause__ or error)}. Use what pickles, or executor='thread'."
         ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Return what an error says, where it may be a traceback in quotes."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line.strip('"')), repr(error))
 
 
 class Processes:
@@ -210,7 +216,12 @@ def _new_executor(count: int) -> Executor:
 
 
 def _end(executor: Any) -> None:
+    reader = getattr(getattr(executor, "_call_queue", None), "_reader", None)
     executor.shutdown(wait=True, kill_workers=True)
+    # loky leaves a thread behind that waits until someone takes a large job from it: the workers
+    # are gone, and this process only seems to listen.
+    if reader is not None:
+        reader.close()
 
 
 # --- programs that end without closing ---------------------------------------------------
