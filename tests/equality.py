@@ -71,8 +71,8 @@ def assert_same_model(model: Any, stock: Any) -> None:
 
 def _assert_same_optimizer(model: Any, stock: Any) -> None:
     mine, theirs = getattr(model, "optimizer", None), getattr(stock, "optimizer", None)
-    assert (mine is None) == (theirs is None)
-    if mine is None:
+    if mine is None or theirs is None:
+        assert mine is theirs
         return
     assert type(mine) is type(theirs)
     assert mine.get_config() == theirs.get_config()

@@ -26,7 +26,7 @@ async def test_gives_its_result_to_every_waiter() -> None:
         return 7
 
     load = await started(work)
-    assert await asyncio.gather(load, load) == [7, 7]
+    assert list(await asyncio.gather(load, load)) == [7, 7]
     assert await load == 7
     assert load.done()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -159,9 +158,9 @@ async def test_the_same_file_twice_at_once(
 async def test_what_cannot_be_built_fast_falls_back_to_stock(
     models: dict[str, Path], loader: asyncload.Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asyncload.materialize import keras as materialize
+    from asyncload.materialize import _private
 
-    monkeypatch.setattr(materialize._private, "fast_path", lambda: False)
+    monkeypatch.setattr(_private, "fast_path", lambda: False)
     load = loader.prefetch(models["functional"])
     model = await load
     assert_same_model(model, keras.models.load_model(models["functional"]))
@@ -171,17 +170,17 @@ async def test_what_cannot_be_built_fast_falls_back_to_stock(
 async def test_memory_uri_and_fallback_from_memory(
     models: dict[str, Path], loader: asyncload.Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asyncload.materialize import keras as materialize
-    from asyncload.sources import put_memory
+    from asyncload.materialize import _private
+    from asyncload.sources import forget_memory, put_memory
 
-    put_memory("memory://zoo/model.keras", models["functional"].read_bytes())
+    put_memory("zoo/model.keras", models["functional"].read_bytes())
     try:
         stock = keras.models.load_model(models["functional"])
         assert_same_model(await loader.load("memory://zoo/model.keras"), stock)
-        monkeypatch.setattr(materialize._private, "fast_path", lambda: False)
+        monkeypatch.setattr(_private, "fast_path", lambda: False)
         assert_same_model(await loader.load("memory://zoo/model.keras"), stock)
     finally:
-        put_memory("memory://zoo/model.keras", None)
+        forget_memory("zoo")
 
 
 async def test_cancel_at_every_stage_leaves_nothing(
@@ -196,9 +195,11 @@ async def test_cancel_at_every_stage_leaves_nothing(
         for _ in range(stop_at + 1):
             await anext(events)
         await events.aclose()
+        over = load.done()
         load.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await load
+        if not over:
+            with pytest.raises(asyncio.CancelledError):
+                await load
     stock = keras.models.load_model(models["functional"])
     assert_same_model(await loader.load(models["functional"]), stock)
     assert loader._resources.budget.held == 0
@@ -227,7 +228,7 @@ async def test_the_default_loader_is_the_loops_own(models: dict[str, Path]) -> N
     assert [name async for name, _ in asyncload.stream(models["sequential"])]
     await asyncload.aclose()
     await asyncload.aclose()
-    assert await asyncload.inspect(models["sequential"])
+    assert (await asyncload.inspect(models["sequential"])).format == "keras"
     await asyncload.aclose()
 
 
@@ -252,5 +253,5 @@ async def test_weights_come_without_tensorflow(tmp_path: Path) -> None:
         "assert w['a'].tolist() == [0, 1, 2, 3, 4, 5]\n"
         "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules\n"
     )
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=os.environ)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     assert await process.wait() == 0

@@ -128,7 +128,7 @@ async def test_any_dtype_and_shape(loader: asyncload.Loader, parts: list[Path]) 
             "bf16": np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3),
             "bool": np.array([True, False]),
             "empty": np.zeros((0, 4)),
-            "scalar": np.float32(3.5),
+            "scalar": np.array(3.5, "float32"),
             "complex": np.array([1 + 2j]),
             "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
             "strided": np.arange(10)[::2],

@@ -57,8 +57,8 @@ def test_young_objects_do_not_bring_a_collection_at_the_end() -> None:
     gc.callbacks.append(lambda phase, _: collections.append(phase))
     try:
         with quiet():
-            kept = [[] for _ in range(50_000)]
-        more = [[] for _ in range(100)]
+            kept: list[list[int]] = [[] for _ in range(50_000)]
+        more: list[list[int]] = [[] for _ in range(100)]
     finally:
         gc.callbacks.pop()
     assert kept
@@ -70,7 +70,7 @@ def test_objects_that_the_program_froze_stay_frozen() -> None:
     gc.freeze()
     frozen = gc.get_freeze_count()
     with quiet():
-        kept = [[] for _ in range(1000)]
+        kept: list[list[int]] = [[] for _ in range(1000)]
     assert kept
     assert gc.get_freeze_count() >= frozen
 
