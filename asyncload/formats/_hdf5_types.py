@@ -27,6 +27,7 @@ _KINDS = {
 }
 # Bytes; sign bit, exponent's position and size, mantissa's; exponent's bias.
 _BFLOAT16 = (2, (15, 7, 8, 0, 7), 127)
+_NATIVE = h5t.py_create(np.dtype(np.uint32)).get_order()
 
 
 class Types:
@@ -60,7 +61,7 @@ class Types:
         if kind.get_class() == h5t.ENUM and kind.dtype != np.bool_:
             number = kind.get_super()
         if number.get_class() == h5t.FLOAT and _is_bfloat16(number):
-            return "bfloat16", 2, number.get_order() != h5t.NATIVE_INT.get_order()
+            return "bfloat16", 2, number.get_order() != _NATIVE
         try:
             dtype = number.dtype
             # Where NumPy has only something wider, or in other bits, these differ.

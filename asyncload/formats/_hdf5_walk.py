@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from h5py import h5d, h5f, h5fd, h5g, h5l, h5o, h5p
@@ -23,6 +24,9 @@ from ._hdf5_types import attributes
 from ._hdf5_window import BytesWindow, FileWindow
 
 __all__ = ["walk_bytes", "walk_file"]
+
+# What h5py makes of HDF5's errors, by their numbers.
+_HDF5_ERRORS = (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError)
 
 Found = tuple[list[Row], dict[str, Any]]
 
@@ -92,10 +96,7 @@ def _translated(uri: str) -> Iterator[None]:
         yield
     except AsyncloadError:
         raise
-    except MemoryError:
-        raise
-    except Exception as error:
-        # h5py raises half of the builtin errors, by HDF5's major error number.
+    except _HDF5_ERRORS as error:
         raise Corrupt(
             f"is no HDF5 file, or a damaged or truncated one; HDF5 says: {error}. Write or copy it "
             "again.",
@@ -136,9 +137,7 @@ def _leaves(root: Any, uri: str) -> list[bytes]:
     refusal = root.links.visit(visit, info=True)
     if refusal is not None:
         raise refusal
-    followers = [*names[1:], b""]
-    pairs = zip(names, followers, strict=True)
-    return [name for name, next_name in pairs if not next_name.startswith(name + b"/")]
+    return [name for name, after in pairwise([*names, b""]) if not after.startswith(name + b"/")]
 
 
 def _refused_link(name: bytes, kind: int, uri: str) -> Unsafe:
