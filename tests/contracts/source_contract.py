@@ -149,8 +149,8 @@ class SourceContract(ABC):
             reader = await source.open()
             with pytest.raises(TransferFailed, match="300,000 bytes"):
                 await reader.read(offset, length)
+            end = max(offset, reader.size - 5)
             with pytest.raises(TransferFailed, match="300,000 bytes"):
-                end = max(offset, reader.size - 5)
                 await reader.read_into(end, [memoryview(bytearray(10))])
 
     async def test_reads_run_in_the_threads_given(self, folder: str) -> None:
