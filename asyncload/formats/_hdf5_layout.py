@@ -53,6 +53,13 @@ class Layouts:
         """
         element = self._types.of(dataset, name)
         shape = dataset.shape
+        if shape is None:
+            raise FormatError(
+                "is empty in HDF5's sense: it has a type but no shape (h5py.Empty). Take it out of "
+                "the file.",
+                uri=self._uri,
+                tensor=name,
+            )
         try:
             nbytes = array_bytes(shape, element[1])
         except ValueError as error:
@@ -83,7 +90,7 @@ class Layouts:
         """Return the row of what is not, or may not be, contiguous."""
         plist = dataset.get_create_plist()
         layout = plist.get_layout()
-        self._refuse_unsafe(dataset, plist, layout, name)
+        self._refuse_unsafe(plist, layout, name)
         dtype = element[0]
         if not nbytes:
             return name, dtype, shape, 0, 0, ("inline", b"")
@@ -96,19 +103,12 @@ class Layouts:
             return self._raw_row(dataset, name, element, shape, nbytes)
         return self._chunked_row(dataset, plist, name, element, shape, nbytes)
 
-    def _refuse_unsafe(self, dataset: Any, plist: Any, layout: int, name: str) -> None:
+    def _refuse_unsafe(self, plist: Any, layout: int, name: str) -> None:
         reason = None
         if layout == h5d.VIRTUAL:
             reason = "is a virtual dataset, made of parts of others"
         elif plist.get_external_count():
             reason = "keeps its bytes in another file"
-        elif dataset.get_space().get_simple_extent_type() == h5s.NULL:
-            raise FormatError(
-                "is empty in HDF5's sense: it has a type but no shape (h5py.Empty). Take it out of "
-                "the file.",
-                uri=self._uri,
-                tensor=name,
-            )
         if reason is not None:
             raise Unsafe(
                 f"{reason}; only bytes of the file itself are read. Copy the dataset with h5py.",

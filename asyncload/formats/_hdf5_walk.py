@@ -86,6 +86,7 @@ def _walk(window: FileWindow | BytesWindow, uri: str) -> Found:
             if isinstance(found, h5d.DatasetID):
                 rows.append(layouts.row(found, _text(raw_name, uri)))
             elif isinstance(found, h5g.GroupID) and found.get_num_objs():
+                # HDF5 has entered it by its other name, and does so once.
                 raise _loop(raw_name, uri)
         return rows, attributes(root)
 
@@ -120,17 +121,10 @@ def _hdf5(window: FileWindow | BytesWindow) -> Iterator[Any]:
 def _leaves(root: Any, uri: str) -> list[bytes]:
     """Return the paths of all objects that are no groups, or are groups without members."""
     names: list[bytes] = []
-    by_address: dict[int, bytes] = {}
-    repeated: list[bytes] = []
 
     def visit(name: bytes, link: Any) -> object:
         if link.type != h5l.TYPE_HARD:
             return _refused_link(name, link.type, uri)
-        if by_address.setdefault(link.u, name) != name:
-            repeated.append(name + b"/")
-        # HDF5 enters a group once, unless the file lies about how many links it has.
-        if repeated and name.startswith(tuple(repeated)):
-            return _loop(name, uri)
         names.append(name)
         return None
 

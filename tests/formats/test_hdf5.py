@@ -104,7 +104,7 @@ def test_compact_is_inline(tmp_path: Path) -> None:
 def test_what_was_never_written_is_filled(tmp_path: Path, rows: int, value: float | None) -> None:
     def change(plist: Any) -> None:
         if value is not None:
-            plist.set_fill_value(np.array(value, 'f4'))
+            plist.set_fill_value(np.array(value, "f4"))
 
     low_level(tmp_path / "f", None, change, (rows, 4))
     assert_reads_as_h5py_does(tmp_path / "f")
