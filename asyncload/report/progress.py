@@ -88,7 +88,7 @@ class ProgressReporter:
         if self._live is not None:
             self._live.stop()
             self._live = None
-            if not self._console.is_terminal:
+            if not self._console.is_terminal and not self._transient:
                 self._console.line()  # Rich ends the line on terminals only
 
     def __rich__(self) -> Table:
