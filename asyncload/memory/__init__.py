@@ -11,12 +11,13 @@ from __future__ import annotations
 from ._arena import ALIGNMENT, HUGE_PAGE, Arena
 from ._budget import Budget
 from ._sizes import parse_size
-from ._slabs import REUSED_UP_TO, SharedSlab, SlabHandle, SlabPool, attach, slab_size
+from ._slabs import REUSED_UP_TO, STAGING, SharedSlab, SlabHandle, SlabPool, attach, slab_size
 
 __all__ = [
     "ALIGNMENT",
     "HUGE_PAGE",
     "REUSED_UP_TO",
+    "STAGING",
     "Arena",
     "Budget",
     "SharedSlab",

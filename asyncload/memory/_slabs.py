@@ -22,8 +22,11 @@ from dataclasses import dataclass
 
 from asyncload.errors import DecodeError, MemoryLimitExceeded
 
-__all__ = ["REUSED_UP_TO", "SharedSlab", "SlabHandle", "SlabPool", "attach", "slab_size"]
+from ._budget import Budget
 
+__all__ = ["REUSED_UP_TO", "STAGING", "SharedSlab", "SlabHandle", "SlabPool", "attach", "slab_size"]
+
+STAGING = 48 << 20  # bytes leased at once, unless one lease is larger
 REUSED_UP_TO = 16 << 20  # bytes; a larger slab is not kept for another use
 _SMALLEST = 256 << 10  # bytes; the smallest size class of the pool
 _KEEP = 64 << 20  # bytes kept by a pool for another use
@@ -152,10 +155,15 @@ def _refused(nbytes: int, error: Exception) -> MemoryLimitExceeded:
 class SlabPool:
     """Slabs by size class, kept for another use: pages that exist need not be made again.
 
-    A pool is used from one thread.
+    A pool is used from one thread, and one event loop.
+
+    Attributes:
+        budget: bytes of slabs that all loads together may lease at once. Whoever leases takes
+            them from it first; it is small, so that the same few slabs are used again and again.
     """
 
     def __init__(self) -> None:
+        self.budget = Budget(STAGING)
         self._idle: defaultdict[int, list[SharedSlab]] = defaultdict(list)
         self._idle_bytes = 0
         self._closed = False

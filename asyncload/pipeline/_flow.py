@@ -11,16 +11,15 @@ from asyncload import codecs
 from asyncload.errors import AsyncloadError
 from asyncload.interfaces import Reader, WorkerPool
 from asyncload.manifest import Chunked, FileEntry, TensorEntry
-from asyncload.memory import Budget, SharedSlab, SlabPool, slab_size
+from asyncload.memory import SharedSlab, SlabPool, slab_size
 
 from ._decode import decode_pieces
 from ._prepare import Array, Prepared, as_array, prepare
 from ._scope import run_together
 from .plan import TENSORS, Job
 
-__all__ = ["STAGING", "Flow", "Ready"]
+__all__ = ["Flow", "Ready"]
 
-STAGING = 48 << 20  # bytes of shared memory at once, unless one tensor needs more
 _READS = 4  # in flight at most: one for each CPU that is to be had, but two for the disk's sake
 _LARGE = 4 << 20  # bytes; what is larger is given back off the loop's thread
 
@@ -44,7 +43,6 @@ class Flow:
         self._workers = workers
         self._slabs = slabs
         self._ready = ready
-        self._staging = Budget(STAGING)
         self._homes: dict[str, SharedSlab] = {}
         self._prepared: Prepared
 
@@ -127,7 +125,7 @@ class Flow:
         while jobs:
             job = jobs.pop()
             need = slab_size(job.stored) + (0 if job.home else slab_size(job.decoded))
-            async with self._staging.take(need):
+            async with self._slabs.budget.take(need):
                 with _naming(self._readers[job.file]):
                     await self._decode_one(job)
             self._arrived(placed.name for placed in job.pieces)

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from asyncload.errors import AsyncloadError, DecodeError, FormatError, SourceChanged
 from asyncload.interfaces import OpenFiles, WorkerPool
 from asyncload.manifest import Manifest, TensorEntry
-from asyncload.memory import SlabPool
+from asyncload.memory import STAGING, SlabPool
 
-from ._flow import STAGING, Flow, Ready
+from ._flow import Flow, Ready
 from ._prepare import Array
 from ._scope import end
 
