@@ -6,8 +6,6 @@ and take 50 ms for a thousand datasets (`_hdf5_walk`). It reads no dataset's dat
 
 from __future__ import annotations
 
-from typing import Any
-
 from asyncload.errors import FormatError
 from asyncload.interfaces import Indexing
 from asyncload.manifest import Chunk, Chunked, Encoding, Inline, Reorder, TensorEntry
@@ -21,7 +19,7 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 
 async def index_hdf5(
     indexing: Indexing, file: int, *, base: int = 0, length: int | None = None
-) -> tuple[dict[str, TensorEntry], dict[str, Any]]:
+) -> dict[str, TensorEntry]:
     """Index an HDF5 file, or one that lies as it is within a file.
 
     Args:
@@ -33,7 +31,7 @@ async def index_hdf5(
 
     Returns:
         The tensors by the path of their dataset (``layers/dense/vars/0``), in the order of
-        h5py; and the root group's attributes, as far as they are text or numbers.
+        h5py.
 
     Raises:
         Corrupt: not HDF5, damaged or truncated.
@@ -48,13 +46,12 @@ async def index_hdf5(
     try:
         if reader.path is None:
             content = await reader.read(base, length)
-            found = await indexing.workers.run(_walk_bytes, content, reader.uri)
+            rows = await indexing.workers.run(_walk_bytes, content, reader.uri)
         else:
-            found = await indexing.workers.run(
+            rows = await indexing.workers.run(
                 _walk_file, reader.path, reader.version, base, length, reader.uri
             )
-        rows, attributes = found
-        return await indexing.workers.run_in_thread(_entries, rows, file, base), attributes
+        return await indexing.workers.run_in_thread(_entries, rows, file, base)
     except FormatError as error:
         # What the workers raise by themselves, such as TooLarge, knows no file.
         if error.uri is None:
@@ -65,15 +62,13 @@ async def index_hdf5(
 # h5py takes 0.1 s to import, which only the workers need pay.
 
 
-def _walk_file(
-    path: str, version: str, base: int, length: int, uri: str
-) -> tuple[list[Row], dict[str, Any]]:
+def _walk_file(path: str, version: str, base: int, length: int, uri: str) -> list[Row]:
     from ._hdf5_walk import walk_file
 
     return walk_file(path, version, base, length, uri)
 
 
-def _walk_bytes(content: bytes, uri: str) -> tuple[list[Row], dict[str, Any]]:
+def _walk_bytes(content: bytes, uri: str) -> list[Row]:
     from ._hdf5_walk import walk_bytes
 
     return walk_bytes(content, uri)

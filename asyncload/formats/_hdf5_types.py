@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import h5py
 import numpy as np
 from h5py import h5a, h5t
 
@@ -117,13 +116,3 @@ def _text(attribute: Any) -> str:
     attribute.read(value)
     content = value.item()
     return content.decode(errors="replace") if isinstance(content, bytes) else str(content)
-
-
-def attributes(group: Any) -> dict[str, Any]:
-    """Return a group's attributes (`h5py.h5g.GroupID`) as far as they are text or numbers."""
-    found = {}
-    for name, value in h5py.Group(group).attrs.items():
-        plain = value.item() if isinstance(value, np.generic) else value
-        if isinstance(plain, str | int | float | bool):
-            found[name] = plain
-    return found

@@ -20,7 +20,6 @@ from asyncload.manifest import file_version
 
 from ._hdf5_layout import Layouts
 from ._hdf5_rows import Row
-from ._hdf5_types import attributes
 from ._hdf5_window import BytesWindow, FileWindow
 
 __all__ = ["walk_bytes", "walk_file"]
@@ -28,10 +27,8 @@ __all__ = ["walk_bytes", "walk_file"]
 # What h5py makes of HDF5's errors, by their numbers.
 _HDF5_ERRORS = (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError)
 
-Found = tuple[list[Row], dict[str, Any]]
 
-
-def walk_file(path: str, version: str, base: int, length: int, uri: str) -> Found:
+def walk_file(path: str, version: str, base: int, length: int, uri: str) -> list[Row]:
     """Walk an HDF5 file that lies in another file.
 
     Args:
@@ -42,7 +39,7 @@ def walk_file(path: str, version: str, base: int, length: int, uri: str) -> Foun
         uri: for messages.
 
     Returns:
-        Rows of datasets, offsets counted from ``base``; the root group's attributes.
+        Rows of datasets, offsets counted from ``base``.
 
     Raises: as `index_hdf5` does.
     """
@@ -56,7 +53,7 @@ def walk_file(path: str, version: str, base: int, length: int, uri: str) -> Foun
             raise
 
 
-def walk_bytes(content: bytes, uri: str) -> Found:
+def walk_bytes(content: bytes, uri: str) -> list[Row]:
     """Walk an HDF5 file that is in memory; see `walk_file`."""
     return _walk(BytesWindow(content), uri)
 
@@ -76,7 +73,7 @@ def _opened(path: str, version: str, uri: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _walk(window: FileWindow | BytesWindow, uri: str) -> Found:
+def _walk(window: FileWindow | BytesWindow, uri: str) -> list[Row]:
     with _translated(uri), _hdf5(window) as file:
         root = h5g.open(file, b"/")
         layouts = Layouts(window.length, file.get_create_plist().get_userblock(), uri)
@@ -88,7 +85,7 @@ def _walk(window: FileWindow | BytesWindow, uri: str) -> Found:
             elif isinstance(found, h5g.GroupID) and found.get_num_objs():
                 # HDF5 has entered it by its other name, and does so once.
                 raise _loop(raw_name, uri)
-        return rows, attributes(root)
+        return rows
 
 
 @contextmanager

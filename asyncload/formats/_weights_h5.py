@@ -26,7 +26,7 @@ class WeightsH5:
 
     async def index(self, indexing: Indexing) -> Manifest:
         """Index the file."""
-        tensors, _ = await index_hdf5(indexing, 0)
+        tensors = await index_hdf5(indexing, 0)
         return Manifest(
             uri=indexing.source.uri,
             format=self.name,

@@ -35,8 +35,8 @@ class Limits:
     cpu: float
 
 
-# A chunk of HDF5 (4 GiB at most by its format) must fit; what parses in a minute is no bomb.
-PARSE_LIMITS = Limits(memory=4 << 30, cpu=60.0)
+# A chunk of HDF5 (4 GiB at most by its format) must fit; a thousand datasets take 0.06 s.
+PARSE_LIMITS = Limits(memory=4 << 30, cpu=30.0)
 
 # CPU seconds for Python to notice that the time is up; then the kernel ends the process.
 _GRACE = 1.0

@@ -22,7 +22,7 @@ def index_file(path: Path, base: int = 0, length: int | None = None) -> dict[str
     """Return the entries of a file, or of one within it."""
     status = path.stat()
     length = status.st_size - base if length is None else length
-    rows, _ = walk_file(str(path), file_version(status), base, length, path.name)
+    rows = walk_file(str(path), file_version(status), base, length, path.name)
     return _entries(rows, 0, base)
 
 

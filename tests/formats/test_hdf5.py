@@ -19,8 +19,9 @@ from hypothesis.extra import numpy as hnp
 
 from asyncload.errors import SourceChanged
 from asyncload.formats._hdf5 import index_hdf5
+from asyncload.formats._hdf5_walk import walk_file
 from asyncload.interfaces import Indexing, OpenFiles
-from asyncload.manifest import Chunked, Inline, Reorder
+from asyncload.manifest import Chunked, Inline, Reorder, file_version
 from asyncload.sources import open_source
 from asyncload.workers import Workers
 from tests.contracts.format_contract import Arrays, FormatContract
@@ -231,7 +232,7 @@ def test_filters_that_a_chunk_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("chunks", [None, (2, 3)])
 def test_types(tmp_path: Path, dtype: str, order: str, chunks: tuple[int, ...] | None) -> None:
-    data = np.arange(20).reshape(4, 5).astype(np.dtype(dtype).newbyteorder(order))
+    data = np.arange(20).reshape(4, 5).astype(order + dtype)
     with h5py.File(tmp_path / "f", "w") as file:
         file.create_dataset("d", data=data, chunks=chunks, shuffle=chunks is not None)
     assert_reads_as_h5py_does(tmp_path / "f")
@@ -294,21 +295,16 @@ def test_a_file_at_any_offset_of_another(tmp_path: Path) -> None:
     assert np.array_equal(found["packed"], np.arange(1000))
 
 
-async def test_a_worker_process_indexes_and_its_root_attributes_come_with_it(
-    tmp_path: Path,
-) -> None:
+async def test_a_worker_process_indexes_the_version_that_was_opened(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as file:
         file["layers/dense/vars/0"] = NUMBERS
-        file.attrs.update(keras_version="3.15", epochs=np.int64(3), names=["a", "b"])
     workers = Workers(processes=1)
     try:
         async with open_source(path, threads=workers.threads) as source:
             files = OpenFiles([await source.open()])
             indexing = Indexing(source, files, workers, _no_unpack)
-            tensors, attributes = await index_hdf5(indexing, 0)
-            assert tensors == index_file(path)
-            assert attributes == {"keras_version": "3.15", "epochs": 3}
+            assert await index_hdf5(indexing, 0) == index_file(path)
             path.write_bytes(path.read_bytes())
             with pytest.raises(SourceChanged, match="load it again"):
                 await index_hdf5(indexing, 0)
@@ -317,6 +313,14 @@ async def test_a_worker_process_indexes_and_its_root_attributes_come_with_it(
                 await index_hdf5(indexing, 0)
     finally:
         await workers.aclose()
+
+
+def test_a_file_that_shrinks_while_it_is_walked(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "f", "w") as file:
+        file["d"] = NUMBERS
+    status = (tmp_path / "f").stat()
+    with pytest.raises(SourceChanged, match="short of its length"):
+        walk_file(str(tmp_path / "f"), file_version(status), 0, status.st_size + 1000, "f")
 
 
 async def _no_unpack(*where: Any) -> Any:

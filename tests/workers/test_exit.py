@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,11 +62,10 @@ def finish(program: subprocess.Popen[str], children: list[psutil.Process]) -> st
         _, alive = psutil.wait_procs(children, timeout=PATIENCE)
         assert not alive
     finally:
-        for process in [program, *children]:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        program.kill()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
     return complaints
 
 
