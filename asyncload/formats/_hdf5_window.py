@@ -11,7 +11,7 @@ __all__ = ["BytesWindow", "FileWindow"]
 
 # Metadata of neighbouring datasets lies together; most requests are below 1 KiB.
 _BLOCK = 16 << 10  # bytes
-_BLOCKS = 256
+_BLOCKS = 1024
 
 
 class _Window:
