@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from _measure import CACHE, Options, PeakMemory, Report, alternate, options, read_all
+from _measure import CACHE, Options, Report, alternate, options, read_all
+from _peak import peak_above
 
 import asyncload
 
@@ -68,10 +69,7 @@ async def check(ours: Any, stock: Any, name: str) -> None:
 async def memory(report: Report, name: str, loader: asyncload.Loader, path: Path) -> None:
     """Measure the peak above the weights' own bytes."""
     nbytes = (await loader.inspect(path)).nbytes
-    with PeakMemory() as peak:
-        model = await loader.load(path, compile=False)
-    del model
-    above = (peak.peak - nbytes) / 2**20
+    above = await peak_above("model", [path]) / 2**20
     allowed = (MEMORY_FIXED + MEMORY_SHARE * nbytes) / 2**20
     report.bound(f"{name}, peak memory above its weights", above, "MiB", at_most=allowed)
 

@@ -19,13 +19,13 @@ import uvloop
 from _measure import (
     CACHE,
     Options,
-    PeakMemory,
     Report,
     alternate,
     copy_bandwidth,
     options,
     read_all,
 )
+from _peak import peak_above
 
 import asyncload
 
@@ -190,10 +190,7 @@ def compare(ours: Any, stock: Any) -> None:
 async def memory(report: Report, name: str, loader: asyncload.Loader, uris: list[Path]) -> None:
     """Measure the peak above the weights' own bytes."""
     nbytes = sum([(await loader.inspect(uri)).nbytes for uri in uris])
-    with PeakMemory() as peak:
-        loaded = await loader.load_many(uris)
-    del loaded
-    above = (peak.peak - nbytes) / 2**20
+    above = await peak_above("weights", uris) / 2**20
     allowed = (MEMORY_FIXED + MEMORY_SHARE * nbytes) / 2**20
     report.bound(f"{name}, peak memory above the weights", above, "MiB", at_most=allowed)
 
