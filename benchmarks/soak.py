@@ -94,8 +94,9 @@ def _workers() -> list[int]:
     ]
 
 
-def held() -> dict[str, int]:
-    """Return what the process holds now."""
+async def held(loader: asyncload.Loader, uris: dict[str, Path]) -> dict[str, int]:
+    """Return what the process holds now, its workers up whatever the last turn did to them."""
+    await loader.load_weights(uris["packed"])
     gc.collect()
     own = psutil.Process()
     return {
@@ -116,8 +117,8 @@ async def main(minutes: float, seed: int) -> None:
             await turn(loader, uris, chance)
             counts[turn.__name__] += 1
             if before is None and counts.total() == WARM_UP:
-                before = held()
-        after = held()
+                before = await held(loader, uris)
+        after = await held(loader, uris)
     console.print({"turns": dict(counts), "before": before, "after": after})
     grown = {name: after[name] - before[name] for name in after}
     if grown["resident"] > LEVEL or grown["descriptors"] > DESCRIPTORS or grown["tasks"] > 0:
