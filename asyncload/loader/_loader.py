@@ -18,7 +18,7 @@ from asyncload.errors import LoaderClosed
 from asyncload.events import Observer
 from asyncload.manifest import Manifest
 from asyncload.memory import Budget, SlabPool, parse_size
-from asyncload.workers import Workers
+from asyncload.workers import Workers, give_way
 
 from ._construct import KerasOptions, capture_keras_scopes
 from ._flow import Flow, Resources, first_error
@@ -67,7 +67,9 @@ class Loader:
             workers=Workers(executor, processes=processes),
             slabs=SlabPool(),
             budget=Budget(limit),
-            builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
+            builder=ThreadPoolExecutor(
+                1, thread_name_prefix="asyncload-build", initializer=give_way
+            ),
         )
         self._observer = observer
         self._host: asyncio.Task[None] | None = None

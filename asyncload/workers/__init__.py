@@ -2,11 +2,13 @@
 
 - ``_job``        a call on its way to a worker, its limits, and what came of it
 - ``_inside``     what a worker process of ours does besides running jobs
+- ``_slice``      threads that give way to the event loop's thread
 - ``_processes``  the pool of worker processes, and how it survives the death of one
 - ``_workers``    `Workers`, which the other rooms use
 """
 
 from ._job import PARSE_LIMITS, Limits
+from ._slice import give_way
 from ._workers import Workers
 
-__all__ = ["PARSE_LIMITS", "Limits", "Workers"]
+__all__ = ["PARSE_LIMITS", "Limits", "Workers", "give_way"]
