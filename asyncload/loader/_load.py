@@ -42,6 +42,7 @@ class Load(Generic[Result]):
         self._observer = observer
         self._future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scope = anyio.CancelScope()
+        self._failure: Exception | None = None
         self._waiters = 0
         self._events: list[Event] = []
         self._news = asyncio.Event()
@@ -101,26 +102,30 @@ class Load(Generic[Result]):
     async def run(self) -> None:
         """Do the work; the Loader calls it, in its own task group."""
         self.emit(Started(uri=self.uri))
-        error: BaseException | None = None
         try:
             with self._scope:
                 self._settle(await self._work(self))
         except Exception as failure:  # noqa: BLE001 - it is handed to whoever awaits
-            error = failure
             self._fail(failure)
-        except BaseException as stop:
-            error = stop
-            raise
         finally:
-            if not self._future.done() or self._future.cancelled():
-                error = error or asyncio.CancelledError()
-                self._future.cancel()
-            self.emit(Finished(uri=self.uri, error=type(error).__name__ if error else None))
+            if not self._future.done():  # the Loader was closed, and its task group cancelled
+                self._close("the Loader was closed before this load had ended")
+            self.emit(Finished(uri=self.uri, error=self._error()))
 
     def refuse(self) -> None:
         """End a load that was never begun because its Loader is closed."""
-        self._fail(LoaderClosed("the Loader was closed before this load began", uri=self.uri))
-        self.emit(Finished(uri=self.uri, error=LoaderClosed.__name__))
+        self._close("the Loader was closed before this load had begun")
+        self.emit(Finished(uri=self.uri, error=self._error()))
+
+    def _close(self, why: str) -> None:
+        self._fail(LoaderClosed(why, uri=self.uri))
+        if not self._future.cancelled():
+            self._future.exception()  # closing is no news to log if nobody awaits it
+
+    def _error(self) -> str | None:
+        if self._future.cancelled():
+            return asyncio.CancelledError.__name__
+        return None if self._failure is None else type(self._failure).__name__
 
     def _settle(self, result: Result) -> None:
         if not self._future.done():
@@ -128,6 +133,7 @@ class Load(Generic[Result]):
 
     def _fail(self, failure: Exception) -> None:
         if not self._future.done():
+            self._failure = failure
             self._future.set_exception(failure)
 
     def __repr__(self) -> str:
