@@ -148,7 +148,7 @@ def test_scalars_and_empty_arrays(tmp_path: Path, shape: tuple[int, ...]) -> Non
     with h5py.File(tmp_path / "f", "w") as file:
         file["d"] = np.ones(shape)
         if shape:
-            file.create_dataset("c", shape, maxshape=(None,) * len(shape), chunks=True)
+            file.create_dataset("c", shape, "f4", maxshape=(None,) * len(shape), chunks=True)
     assert_reads_as_h5py_does(tmp_path / "f")
 
 
@@ -163,7 +163,7 @@ def test_every_generation_of_the_format(tmp_path: Path, libver: str, userblock: 
         file.create_dataset("chunks", data=NUMBERS, chunks=(2, 3), compression="gzip")
         file.create_dataset("one chunk", data=NUMBERS, chunks=(3, 4), compression="gzip")
         file.create_dataset("growing", data=NUMBERS, chunks=(1, 2), maxshape=(None, None))
-        file.create_dataset("never written", (5, 5))
+        file.create_dataset("never written", (5, 5), "f4")
         dataset = h5d.create(
             file.id, b"compact", h5t.IEEE_F32LE, h5s.create_simple((3, 4)), dcpl=compact
         )
