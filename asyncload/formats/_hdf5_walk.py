@@ -108,11 +108,16 @@ def _hdf5(window: FileWindow | BytesWindow) -> Iterator[Any]:
     # What a failed walk still holds open is closed with the file.
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     access.set_fileobj_driver(h5fd.fileobj_driver, window)
-    file = h5f.open(b"a window", h5f.ACC_RDONLY, access)
+    # Closed here, not when collected: an error's traceback may hold it until the interpreter is
+    # gone, and then HDF5, which closes what is left, calls into it and crashes the process.
     try:
-        yield file
+        file = h5f.open(b"a window", h5f.ACC_RDONLY, access)
+        try:
+            yield file
+        finally:
+            file.close()
     finally:
-        file.close()
+        access.close()
 
 
 def _leaves(root: Any, uri: str) -> list[bytes]:
