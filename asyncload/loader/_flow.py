@@ -18,7 +18,7 @@ from asyncload.formats import detect
 from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
-from asyncload.memory import Budget, SlabPool
+from asyncload.memory import ArenaPool, Budget, SlabPool
 from asyncload.pipeline import Pipeline, unpack
 from asyncload.sources import open_source
 from asyncload.workers import Workers
@@ -40,6 +40,7 @@ class Resources:
 
     workers: Workers
     slabs: SlabPool
+    arenas: ArenaPool
     budget: Budget
     builder: Executor
 
@@ -222,6 +223,7 @@ class Flow:
             self._files,
             workers=resources.workers,
             slabs=resources.slabs,
+            arenas=resources.arenas,
             on_tensor=self._tensor_ready,
         )
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from asyncload.errors import LoaderClosed
 from asyncload.events import Observer
 from asyncload.manifest import Manifest
-from asyncload.memory import Budget, SlabPool, parse_size
+from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
 from asyncload.workers import Workers, give_way
 
 from ._construct import KerasOptions, capture_keras_scopes
@@ -34,6 +34,7 @@ URI = str | os.PathLike[str]
 
 # Of the machine's memory: what is left is for what serves meanwhile.
 _MEMORY_SHARE = 0.75
+_KEEP_SHARE = 0.25  # of the memory budget
 _PARTS_AHEAD = 2  # parts read while every worker decodes one
 
 
@@ -51,6 +52,9 @@ class Loader:
         memory: bytes (or text such as ``"4GiB"``) that all loads together may have in flight or
             hold before they hand over their result; by default three quarters of the machine's.
             A load larger than that runs alone.
+        keep: bytes of memory of dropped models and weights that are kept for the next ones, which
+            load faster into memory that exists; marked as free, so that the system takes it when
+            it runs short; by default a quarter of ``memory``, 0 for none.
         observer: called with every `Event` of every load, on the loop's thread.
     """
 
@@ -60,12 +64,14 @@ class Loader:
         executor: Literal["process", "thread"] | Executor = "process",
         processes: int | None = None,
         memory: int | str | None = None,
+        keep: int | str | None = None,
         observer: Observer | None = None,
     ) -> None:
         limit = int(physical_memory() * _MEMORY_SHARE) if memory is None else parse_size(memory)
         self._resources = Resources(
             workers=Workers(executor, processes=processes),
             slabs=SlabPool(),
+            arenas=ArenaPool(int(limit * _KEEP_SHARE) if keep is None else parse_size(keep)),
             budget=Budget(limit),
             builder=ThreadPoolExecutor(
                 1, thread_name_prefix="asyncload-build", initializer=give_way
@@ -130,6 +136,7 @@ class Loader:
     async def _release(self) -> None:
         await self._resources.workers.aclose()
         self._resources.slabs.close()
+        self._resources.arenas.close()
         # A model half built cannot be interrupted; its thread ends with it, unwaited for.
         self._resources.builder.shutdown(wait=False, cancel_futures=True)
 

@@ -1,14 +1,14 @@
 """Memory: what a load may hold, where its tensors live, and what it shares with workers.
 
 - `Budget` counts bytes before they are taken.
-- `Arena` is private memory in huge pages: the home of tensors.
+- `Arena` is private memory in huge pages: the home of tensors; `ArenaPool` reuses it.
 - `SharedSlab` is memory that worker processes see too; `SlabPool` reuses it, and
   `attach` maps it in a worker.
 """
 
 from __future__ import annotations
 
-from ._arena import ALIGNMENT, HUGE_PAGE, Arena
+from ._arena import ALIGNMENT, HUGE_PAGE, Arena, ArenaPool
 from ._budget import Budget
 from ._sizes import parse_size
 from ._slabs import REUSED_UP_TO, STAGING, SharedSlab, SlabHandle, SlabPool, attach, slab_size
@@ -19,6 +19,7 @@ __all__ = [
     "REUSED_UP_TO",
     "STAGING",
     "Arena",
+    "ArenaPool",
     "Budget",
     "SharedSlab",
     "SlabHandle",

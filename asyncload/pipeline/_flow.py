@@ -11,7 +11,7 @@ from asyncload import codecs
 from asyncload.errors import AsyncloadError
 from asyncload.interfaces import Reader, WorkerPool
 from asyncload.manifest import Chunked, FileEntry, TensorEntry
-from asyncload.memory import SharedSlab, SlabPool, slab_size
+from asyncload.memory import ArenaPool, SharedSlab, SlabPool, slab_size
 
 from ._decode import decode_pieces
 from ._prepare import Array, Prepared, as_array, prepare
@@ -20,7 +20,7 @@ from .plan import TENSORS, Job
 
 __all__ = ["Flow", "Ready"]
 
-_READS = 4  # in flight at most: one for each CPU that is to be had, but two for the disk's sake
+_READS = 6  # in flight: more than there are threads, so that none waits for the loop between two
 _LARGE = 4 << 20  # bytes; what is larger is given back off the loop's thread
 
 Ready = Callable[[TensorEntry, Array], None]
@@ -33,31 +33,36 @@ class Flow:
         readers: what ``entry.file`` refers to.
         workers: where encoded tensors are decoded.
         slabs: shared memory for them.
+        arenas: memory for the tensors; ``None`` for memory from the system.
         ready: called on the loop's thread with each tensor as it completes.
     """
 
     def __init__(
-        self, readers: Sequence[Reader], workers: WorkerPool, slabs: SlabPool, ready: Ready
+        self,
+        readers: Sequence[Reader],
+        workers: WorkerPool,
+        slabs: SlabPool,
+        arenas: ArenaPool | None,
+        ready: Ready,
     ) -> None:
         self._readers = readers
         self._workers = workers
         self._slabs = slabs
+        self._arenas = arenas
         self._ready = ready
         self._homes: dict[str, SharedSlab] = {}
         self._prepared: Prepared
 
     async def run(self, entries: Sequence[TensorEntry], files: Sequence[FileEntry]) -> None:
         """Read ``entries``; when it raises, all memory that was not handed over is free."""
-        prepared = await self._workers.run_in_thread(prepare, entries, files)
+        prepared = await self._workers.run_in_thread(prepare, entries, files, self._arenas)
         self._prepared = prepared
         try:
             for entry in prepared.empty:
                 self._hand_over(entry.name)
             await self._fill()
             await self._open_homes()
-            # More than one for each CPU would bring no byte earlier, and hold the loop's thread up.
-            cpus = max(self._workers.processes, 2)
-            readers = min(_READS, cpus, len(prepared.steps))
+            readers = min(_READS, len(prepared.steps))
             # While one job of a worker's is decoded, the next one's bytes are read.
             decoders = min(2 * self._workers.processes, len(prepared.jobs))
             await run_together([self._read] * readers + [self._decode] * decoders)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asyncload.manifest import FileEntry, TensorEntry, numpy_dtype
-from asyncload.memory import Arena
+from asyncload.memory import Arena, ArenaPool
 
 from .plan import GAP, Job, Plan, Read, make_plan
 
@@ -71,7 +71,9 @@ class Prepared:
         self.steps.clear()
 
 
-def prepare(entries: Iterable[TensorEntry], files: Sequence[FileEntry]) -> Prepared:
+def prepare(
+    entries: Iterable[TensorEntry], files: Sequence[FileEntry], pool: ArenaPool | None
+) -> Prepared:
     """Plan a load and get its memory; pages are made only when they are written to.
 
     Raises:
@@ -80,7 +82,7 @@ def prepare(entries: Iterable[TensorEntry], files: Sequence[FileEntry]) -> Prepa
     """
     by_name = {entry.name: entry for entry in entries}
     plan = make_plan(by_name.values(), files)
-    arenas = [Arena(nbytes) for nbytes in plan.layout.arenas]
+    arenas = [Arena(nbytes, pool) for nbytes in plan.layout.arenas]
     views = {
         name: arenas[slot.arena].view(slot.offset, by_name[name].nbytes)
         for name, slot in plan.layout.slots.items()

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from asyncload.errors import AsyncloadError, DecodeError, FormatError, SourceChanged
 from asyncload.interfaces import OpenFiles, WorkerPool
 from asyncload.manifest import Manifest, TensorEntry
-from asyncload.memory import STAGING, SlabPool
+from asyncload.memory import STAGING, ArenaPool, SlabPool
 
 from ._flow import Flow, Ready
 from ._prepare import Array
@@ -25,6 +25,7 @@ class Pipeline:
         files: the open files that it refers to.
         workers: where encoded tensors are decoded.
         slabs: shared memory for them.
+        arenas: memory for the tensors; by default from the system.
         names: the tensors wanted; by default all.
         on_tensor: called on the loop's thread with each tensor's entry as it completes.
 
@@ -39,6 +40,7 @@ class Pipeline:
         *,
         workers: WorkerPool,
         slabs: SlabPool,
+        arenas: ArenaPool | None = None,
         names: Collection[str] | None = None,
         on_tensor: Callable[[TensorEntry], None] | None = None,
     ) -> None:
@@ -46,6 +48,7 @@ class Pipeline:
         self._files = files
         self._workers = workers
         self._slabs = slabs
+        self._arenas = arenas
         self._on_tensor = on_tensor
         self._wanted = _select(manifest, names)
 
@@ -126,7 +129,7 @@ class Pipeline:
 
     async def _produce(self, entries: Iterable[TensorEntry], ready: Ready) -> None:
         """Read ``entries``, and call ``ready`` with each on the loop's thread."""
-        flow = Flow(self._files.readers, self._workers, self._slabs, ready)
+        flow = Flow(self._files.readers, self._workers, self._slabs, self._arenas, ready)
         try:
             self._expect_versions()
             await flow.run(tuple(entries), self._manifest.files)
