@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pytest
-from asyncload.codecs import decode, fill
 
+from asyncload.codecs import decode, fill
 from asyncload.errors import AsyncloadError, FormatError
 from asyncload.formats import FORMATS, detect
 from asyncload.interfaces import Indexing, OpenFiles, Reader
