@@ -19,8 +19,9 @@ __all__ = ["Workers"]
 
 Result = TypeVar("Result")
 
-# Reads that may be in flight: enough for the queue of an SSD, few enough to stay cheap.
-_THREADS = 4
+# Threads for reads: one for each CPU, as more would only move them between CPUs (a fifth slower,
+# measured on 2) and hold the loop's thread up; two at least for the disk, four saturate memory.
+_THREADS = 2, 4
 
 
 class Workers:
@@ -49,8 +50,11 @@ class Workers:
         if processes is not None and processes < 1:
             raise ValueError(f"processes must be 1 or more, not {processes}")
         self.processes = processes or _usable_cpus()
+        least, most = _THREADS
         self.threads = ThreadPoolExecutor(
-            _THREADS, thread_name_prefix="asyncload-io", initializer=give_way
+            min(max(_usable_cpus(), least), most),
+            thread_name_prefix="asyncload-io",
+            initializer=give_way,
         )
         self._own_threads = [self.threads]
         self._backend = self._choose(executor)
