@@ -99,7 +99,8 @@ class ArenaPool:
         if self._closed or not HUGE_PAGE < len(mapping) <= self._keep:
             return
         if hasattr(mmap, "MADV_FREE"):
-            mapping.madvise(mmap.MADV_FREE)
+            with suppress(OSError):  # memory that the program locked stays
+                mapping.madvise(mmap.MADV_FREE)
         self._idle.append(mapping)
         while self.idle_bytes > self._keep:
             with suppress(IndexError):

@@ -4,7 +4,7 @@ What stands here moves between releases. `fast_path()` tries all of it on a smal
 when it is first needed; if anything differs from stock, the caller takes the stock path:
 slower, same result.
 
-Six things are private:
+Seven things are private:
 
 - ``EagerTensor(array, ...)`` aliases a 64-byte-aligned array instead of copying it;
 - a `ResourceVariable` is put together from a handle, without an initial value;
@@ -13,6 +13,7 @@ Six things are private:
 - in a `Skeleton`, an optimizer that needs a variable has it initialised after all;
 - in a `Skeleton`, plain attributes of a layer skip Keras' and TensorFlow's tracking,
   which would look at each and leave it as it is;
+- what Keras asks of a class for each of its layers is answered once (`_lookups`);
 - Keras' walk over a model's state visits each attribute of each layer, and computes what
   to skip anew for each (``saving_lib.get_attr_skipset`` writes its cache under another name
   than it reads, Keras 3.15). `load_state` runs Keras' own ``_load_state``, with a walk that

@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src import backend
 from keras.src.backend.common import global_state
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
-from keras.src.layers.layer import Layer
+from keras.src.layers import layer
+from keras.src.ops import operation
 from keras.src.saving import saving_lib, serialization_lib
 from keras.src.saving.object_registration import get_registered_object
 
 from . import _variables
 from ._attributes import untracked_when_plain
+from ._lookups import forget, quick_inspect, quick_is_tensor
 from ._state import quick_walk
 
 __all__ = ["Skeleton", "capture_scopes", "compile_as_saved", "deserialize", "is_registered"]
@@ -36,7 +39,10 @@ def _install() -> None:
         variable._direct_assign = _variables.binding(variable._direct_assign)
         variable._convert_to_tensor = _variables.aliasing(variable._convert_to_tensor)
         TFOptimizer._var_key = _variables.initialising(TFOptimizer._var_key)
-        Layer.__setattr__ = untracked_when_plain(Layer.__setattr__)
+        layer.Layer.__setattr__ = untracked_when_plain(layer.Layer.__setattr__)
+        backend.is_tensor = quick_is_tensor(backend.is_tensor)
+        for module in (operation, layer):
+            module.inspect = quick_inspect(module.inspect)
         saving_lib._walk_saveable = quick_walk(saving_lib._walk_saveable)
 
 
@@ -49,6 +55,7 @@ class Skeleton:
 
     def __init__(self) -> None:
         _install()
+        forget()
         self._unbound: list[Any] = []
 
     @contextmanager
