@@ -18,6 +18,7 @@ from asyncload.formats import detect
 from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
+from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool
 from asyncload.pipeline import Pipeline, unpack
 from asyncload.sources import open_source
@@ -139,8 +140,9 @@ class Flow:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
-        async with self._source, self._held:
-            yield
+        with responsive():
+            async with self._source, self._held:
+                yield
 
     async def _reserve(self, nbytes: int) -> None:
         """Take the load's memory from the budget, once, until the load has ended."""

@@ -14,39 +14,72 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-__all__ = ["quiet"]
+__all__ = ["quiet", "responsive"]
 
 # Measured with benchmarks/bench_loop.py: shorter gains nothing, longer shows in the p99.
 SWITCH_INTERVAL = 0.0002  # seconds
 
 
-class _Quiet:
+class _Held(ABC):
+    """A setting of the process, held by any number of threads at once."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loads = 0
-        self._collecting = True
-        self._interval = 0.0
+        self._holders = 0
 
     def enter(self) -> None:
         with self._lock:
-            self._loads += 1
-            if self._loads == 1:
-                self._collecting = gc.isenabled()
-                self._interval = sys.getswitchinterval()
-                gc.disable()
-                sys.setswitchinterval(min(self._interval, SWITCH_INTERVAL))
+            self._holders += 1
+            if self._holders == 1:
+                self._change()
 
     def leave(self) -> None:
         with self._lock:
-            self._loads -= 1
-            if self._loads == 0:
-                sys.setswitchinterval(self._interval)
-                if self._collecting:
-                    _promote_young_objects()
-                    gc.enable()
+            self._holders -= 1
+            if self._holders == 0:
+                self._restore()
+
+    @abstractmethod
+    def _change(self) -> None: ...
+
+    @abstractmethod
+    def _restore(self) -> None: ...
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+
+class _SwitchInterval(_Held):
+    _found = 0.0
+
+    def _change(self) -> None:
+        self._found = sys.getswitchinterval()
+        sys.setswitchinterval(min(self._found, SWITCH_INTERVAL))
+
+    def _restore(self) -> None:
+        sys.setswitchinterval(self._found)
+
+
+class _Collector(_Held):
+    _found = True
+
+    def _change(self) -> None:
+        self._found = gc.isenabled()
+        gc.disable()
+
+    def _restore(self) -> None:
+        if self._found:
+            _promote_young_objects()
+            gc.enable()
 
 
 def _promote_young_objects() -> None:
@@ -58,18 +91,21 @@ def _promote_young_objects() -> None:
         gc.unfreeze()
 
 
-_quiet = _Quiet()
+_switch_interval = _SwitchInterval()
+_collector = _Collector()
+
+
+def responsive() -> AbstractContextManager[None]:
+    """Switch threads more often until the block ends, so that the loop's thread gets its turn.
+
+    Blocks may nest and overlap, in any threads; the interval found by the first to enter is
+    back when the last has left. So it is with `quiet`.
+    """
+    return _switch_interval.held()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold garbage collection, and switch threads more often, until the block ends.
-
-    Blocks may nest and overlap, in any threads; the settings found by the first to enter
-    are back when the last has left.
-    """
-    _quiet.enter()
-    try:
+    """Be `responsive`, and hold garbage collection, until the block ends."""
+    with _switch_interval.held(), _collector.held():
         yield
-    finally:
-        _quiet.leave()

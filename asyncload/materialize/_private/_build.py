@@ -15,10 +15,18 @@ from keras.src.layers import layer
 from keras.src.ops import operation
 from keras.src.saving import saving_lib, serialization_lib
 from keras.src.saving.object_registration import get_registered_object
+from keras.src.tree import tree_api
 
 from . import _variables
 from ._attributes import untracked_when_plain
-from ._lookups import forget, quick_inspect, quick_is_tensor
+from ._lookups import (
+    forget,
+    quick_flatten,
+    quick_inspect,
+    quick_is_nested,
+    quick_is_tensor,
+    quick_map_structure,
+)
 from ._state import quick_walk
 
 __all__ = ["Skeleton", "capture_scopes", "compile_as_saved", "deserialize", "is_registered"]
@@ -41,6 +49,10 @@ def _install() -> None:
         TFOptimizer._var_key = _variables.initialising(TFOptimizer._var_key)
         layer.Layer.__setattr__ = untracked_when_plain(layer.Layer.__setattr__)
         backend.is_tensor = quick_is_tensor(backend.is_tensor)
+        tree = tree_api.tree_impl
+        tree.is_nested = quick_is_nested(tree.is_nested)
+        tree.flatten = quick_flatten(tree.flatten, tree.is_nested)
+        tree.map_structure = quick_map_structure(tree.map_structure, tree.is_nested)
         for module in (operation, layer):
             module.inspect = quick_inspect(module.inspect)
         saving_lib._walk_saveable = quick_walk(saving_lib._walk_saveable)
