@@ -18,7 +18,7 @@ from asyncload.errors import LoaderClosed
 from asyncload.events import Observer
 from asyncload.manifest import Manifest
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
-from asyncload.workers import Workers, give_way
+from asyncload.workers import Workers
 
 from ._construct import KerasOptions, capture_keras_scopes
 from ._flow import Flow, Resources, first_error
@@ -73,9 +73,7 @@ class Loader:
             slabs=SlabPool(),
             arenas=ArenaPool(int(limit * _KEEP_SHARE) if keep is None else parse_size(keep)),
             budget=Budget(limit),
-            builder=ThreadPoolExecutor(
-                1, thread_name_prefix="asyncload-build", initializer=give_way
-            ),
+            builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
         )
         self._observer = observer
         self._host: asyncio.Task[None] | None = None

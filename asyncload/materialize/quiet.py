@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 __all__ = ["quiet", "responsive"]
 
 # Measured with benchmarks/bench_loop.py: shorter gains nothing, longer shows in the p99.
-SWITCH_INTERVAL = 0.0002  # seconds
+SWITCH_INTERVAL = 0.00005  # seconds
 
 
 class _Held(ABC):

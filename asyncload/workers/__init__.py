@@ -8,7 +8,6 @@
 """
 
 from ._job import PARSE_LIMITS, Limits
-from ._slice import give_way
 from ._workers import Workers
 
-__all__ = ["PARSE_LIMITS", "Limits", "Workers", "give_way"]
+__all__ = ["PARSE_LIMITS", "Limits", "Workers"]

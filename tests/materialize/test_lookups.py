@@ -51,7 +51,11 @@ def test_flatten_and_map_are_optrees(structure: Any) -> None:
     seen: list[list[Any]] = [[], []]
 
     def note(which: int) -> Any:
-        return lambda leaf: (seen[which].append(leaf), str(leaf))[1]
+        def text(leaf: Any) -> str:
+            seen[which].append(leaf)
+            return str(leaf)
+
+        return text
 
     mine = optree_impl.map_structure(note(0), structure)
     theirs = STOCK_MAP(note(1), structure)
