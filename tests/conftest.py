@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
@@ -22,8 +23,13 @@ _TASK_PATIENCE = 2.0  # seconds
 
 
 def pytest_sessionstart() -> None:
-    """Have libuv open the pipe that it keeps as long as the program lives."""
+    """Begin alike wherever the suite is run from."""
+    # libuv opens a pipe here that it keeps as long as the program lives.
     uvloop.new_event_loop().close()
+    # A shell ignores SIGINT for what it starts in the background, and so would every program that
+    # a test starts to interrupt it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(
