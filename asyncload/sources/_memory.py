@@ -10,15 +10,13 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 from weakref import finalize
 
-from asyncload.errors import NotFound, SourceError
+from asyncload.errors import NotFound
 
-from ._location import Location, check_name, neighbour
+from ._base import MachineSource
+from ._location import check_name, neighbour
 from ._reader import LocalReader
 
 __all__ = ["MemorySource", "forget_memory", "put_memory"]
@@ -72,7 +70,7 @@ def _drop(name: str) -> None:
         del _files[path]
 
 
-class MemorySource:
+class MemorySource(MachineSource):
     """A file or a folder of `put_memory`. See `interfaces.Source`.
 
     Args:
@@ -80,18 +78,8 @@ class MemorySource:
         threads: where reads run; ``None`` for the loop's default executor.
     """
 
-    def __init__(self, location: Location, threads: Executor | None = None) -> None:
-        self.uri = location.uri
-        self.name = location.name
-        self._path = location.path
-        self._threads = threads
-        self._readers: list[LocalReader] = []
-        self._closed = False
-
     async def open(self, name: str = "") -> LocalReader:
         """Open a file; see `interfaces.Source.open`."""
-        if self._closed:
-            raise SourceError("this source was closed; open it again", uri=self.uri)
         path, uri = self._path, self.uri
         if name:
             check_name(name, uri=uri)
@@ -101,11 +89,7 @@ class MemorySource:
         file = _files.get(path)
         if file is None:
             raise NotFound("no such file in memory; put_memory() makes one", uri=uri)
-        reader = await LocalReader.open(
-            file.path, uri=uri, name=name, threads=self._threads, owner=file
-        )
-        self._readers.append(reader)
-        return reader
+        return await self._open(file.path, uri=uri, name=name, owner=file)
 
     async def list(self) -> list[str] | None:
         """Return the names in the folder; ``None`` for a file; see `interfaces.Source.list`."""
@@ -117,25 +101,6 @@ class MemorySource:
         if not names:
             raise NotFound("nothing in memory has this name; put_memory() gives it", uri=self.uri)
         return names
-
-    async def aclose(self) -> None:
-        """Close the source and its readers; closing twice is fine."""
-        self._closed = True
-        for reader in self._readers:
-            reader.close_soon()
-        for reader in self._readers:
-            await reader.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _anonymous_file() -> tuple[int, str, str | None]:
