@@ -119,15 +119,14 @@ class Loader:
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
-                for load in self._waiting:
-                    group.start_soon(load.run)
-                self._waiting.clear()
+                while self._waiting:  # a variable for each would keep the last one's result alive
+                    group.start_soon(self._waiting.pop(0).run)
                 await self._closing.wait()
                 group.cancel_scope.cancel()
         finally:
             self._closing.set()
-            for load in self._waiting:
-                load.refuse()
+            while self._waiting:
+                self._waiting.pop(0).refuse()
             with anyio.CancelScope(shield=True):
                 await self._release()
 

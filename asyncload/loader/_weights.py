@@ -25,7 +25,7 @@ class Weights(Mapping[str, Array]):
         manifest: the index that the tensors were read by.
     """
 
-    __slots__ = ("_arrays", "manifest")
+    __slots__ = ("__weakref__", "_arrays", "manifest")
 
     def __init__(self, arrays: Mapping[str, Array], manifest: Manifest) -> None:
         self._arrays = dict(arrays)
