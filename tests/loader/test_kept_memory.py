@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import weakref
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 import asyncload
+from tests.zoo import save
 
 
 @pytest.fixture
@@ -46,6 +48,18 @@ async def test_what_is_still_held_stays_as_it_is(files: list[Path]) -> None:
             del other
         assert (kept == 0).all()
     assert (kept == 0).all(), "it outlives its Loader"
+
+
+async def test_a_dropped_model_is_gone(tmp_path: Path) -> None:
+    path = save("functional", tmp_path)
+    async with asyncload.Loader(processes=1) as loader:
+        for _ in range(3):
+            model = await loader.load(path)
+            gone = weakref.ref(model)
+            del model
+            await asyncio.sleep(0.01)  # the construction thread lets go of its last call
+            gc.collect()
+            assert gone() is None
 
 
 async def test_keep_nothing(files: list[Path]) -> None:
