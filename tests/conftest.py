@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves threads, processes, descriptors or shared segments.
 
     Set up before the loop, and so torn down after it was closed.
@@ -55,8 +55,21 @@ def nothing_left_behind() -> Iterator[None]:
     before = snapshot()
     yield
     lines = leaked(before)
+    if request.node.get_closest_marker("kills_workers"):
+        lines = [line for line in lines if not _is_of_a_dead_queue(line)]
     if lines:
         pytest.fail("left behind:\n  " + "\n  ".join(lines), pytrace=False)
+
+
+def _is_of_a_dead_queue(line: str) -> bool:
+    """Whether it is of a queue to workers that were killed.
+
+    Of such a pool loky now and then keeps a semaphore and its end of a pipe until the program
+    ends, when its tracker removes them (tests/loader/test_exit.py); nothing else may stay.
+    """
+    return line.startswith("segments: /dev/shm/sem.loky-") or (
+        line.startswith("descriptors: ") and " -> pipe:" in line
+    )
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from asyncload.workers import Limits, Workers
 
 from .test_workers import opened
 
+pytestmark = pytest.mark.kills_workers
+
 MIB = 1 << 20
 
 
