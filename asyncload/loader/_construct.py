@@ -1,54 +1,63 @@
-"""The construction thread's side of a load: begun when the config is in, bound after the reads."""
+"""The construction thread's side of a load: begun when the documents are in, bound after the reads.
+
+What each kind of document becomes is the business of a `Build` in materialize/; a new one gets
+a line in `_make`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import anyio
 import numpy.typing as npt
 
 from asyncload.events import Event, StageEnded, StageStarted
-from asyncload.interfaces import Reader
+from asyncload.interfaces import Reader, Source
 
-if TYPE_CHECKING:
-    from asyncload.materialize.keras import ModelBuild
+from ._options import LoadOptions
+from ._stock import on_disk
 
-__all__ = ["Construction", "KerasOptions", "capture_keras_scopes"]
+__all__ = ["Build", "Construction"]
 
-Scopes = Callable[[], AbstractContextManager[None]]
-
-_CONFIG = "config.json"
-_COPY = 8 << 20  # bytes read at a time, where Keras needs a file of its own
+Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class KerasOptions:
-    """How a Keras model is to be made; see `Loader.load`."""
+class Build(Protocol):
+    """One model on its way; its methods are called on the construction thread, in this order.
 
-    custom_objects: Mapping[str, Any] | None
-    compile: bool
-    safe_mode: bool
-    scopes: Scopes
+    Attributes:
+        suffix: what the path that `load_stock` gets has to end in.
+    """
 
+    suffix: str
 
-def capture_keras_scopes() -> Scopes:
-    """Capture the Keras scopes that the caller is in, to enter them on the construction thread."""
-    if "keras" not in sys.modules:
-        return nullcontext
-    from asyncload.materialize.keras import capture_scopes
+    def construct(self, documents: Mapping[str, bytes]) -> None:
+        """Make the model's objects, without values.
 
-    return capture_scopes()
+        Raises:
+            CannotBuildFast: only `load_stock` can load this model.
+            FormatError: the documents are damaged, or refused.
+        """
+        ...
+
+    def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
+        """Give the model its values, and return it.
+
+        Raises:
+            CannotBuildFast: only `load_stock` can load this model.
+            MismatchError: the values do not fit.
+        """
+        ...
+
+    def load_stock(self, path: str) -> Any:
+        """Load the model as TensorFlow or Keras itself does, from a file or folder on disk."""
+        ...
 
 
 class Construction:
-    """A Keras model on its way, as the loop's thread sees it.
+    """A model on its way, as the loop's thread sees it.
 
     Args:
         options: how to make it.
@@ -59,7 +68,7 @@ class Construction:
 
     def __init__(
         self,
-        options: KerasOptions,
+        options: LoadOptions,
         builder: Executor,
         *,
         uri: str,
@@ -69,83 +78,54 @@ class Construction:
         self._builder = builder
         self._uri = uri
         self._emit = emit
-        self._future: asyncio.Future[ModelBuild] | None = None
+        self._build: Build | None = None
+        self._future: asyncio.Future[None] | None = None
 
     @property
     def begun(self) -> bool:
-        """Whether a config came, so that there is a model to build."""
+        """Whether documents of a model came, so that there is one to build."""
         return self._future is not None
 
     def begin(self, documents: Mapping[str, bytes]) -> None:
-        """Start building, as soon as a Format has read the config."""
-        if _CONFIG not in documents or self.begun:
+        """Start building, as soon as a Format has read what describes the model."""
+        if self.begun or not _KINDS.intersection(documents):
             return
         self._emit(StageStarted(uri=self._uri, stage="build"))
         loop = asyncio.get_running_loop()
-        self._future = loop.run_in_executor(self._builder, self._construct, documents[_CONFIG])
+        self._future = loop.run_in_executor(self._builder, self._construct, documents)
         self._future.add_done_callback(self._report)
 
-    def _report(self, future: asyncio.Future[ModelBuild]) -> None:
+    def _report(self, future: asyncio.Future[None]) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         name = type(error).__name__ if error else None
         self._emit(StageEnded(uri=self._uri, stage="build", error=name))
 
-    def _construct(self, config_json: bytes) -> ModelBuild:
+    def _construct(self, documents: Mapping[str, bytes]) -> None:
         # Imports TensorFlow, if the program has not: seconds, so it belongs on this thread.
-        from asyncload.materialize.keras import ModelBuild
-
-        options = self._options
-        build = ModelBuild(
-            uri=self._uri,
-            custom_objects=options.custom_objects,
-            compile=options.compile,
-            safe_mode=options.safe_mode,
-            scopes=options.scopes,
-        )
-        build.check(config_json)
-        build.construct()
-        return build
+        self._build = _make(documents, self._options, self._uri)
+        self._build.construct(documents)
 
     async def wait(self) -> None:
         """Wait until the model's objects are made; raises what building them raised."""
-        await self._built()
-
-    async def _built(self) -> ModelBuild:
         if self._future is None:
-            raise RuntimeError("no config came, so there is no model to wait for")
-        return await self._future
+            raise RuntimeError("no documents came, so there is no model to wait for")
+        await self._future
 
-    async def bind(
-        self, arrays: Mapping[str, npt.NDArray[Any]], assets: Mapping[str, bytes]
-    ) -> Any:
-        """Give the model its weights, and return it; see `ModelBuild.bind`."""
-        build = await self._built()
-        return await self._on_thread(build.bind, arrays, assets)
+    async def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
+        """Give the model its values, and return it; see `Build.bind`."""
+        await self.wait()
+        return await self._on_thread(self._made.bind, arrays, assets)
 
-    async def load_stock(self, reader: Reader) -> Any:
-        """Let Keras load the file itself; see `materialize.keras.load_stock`."""
-        if reader.path is not None and reader.path.endswith(".keras"):
-            return await self._on_thread(self._load_stock, reader.path)
-        with tempfile.TemporaryDirectory(prefix="asyncload-") as folder:
-            path = anyio.Path(folder) / "model.keras"
-            async with await path.open("wb") as file:
-                for offset in range(0, reader.size, _COPY):
-                    length = min(_COPY, reader.size - offset)
-                    await file.write(await reader.read(offset, length))
-            return await self._on_thread(self._load_stock, str(path))
+    async def load_stock(self, source: Source, readers: Sequence[Reader]) -> Any:
+        """Let TensorFlow or Keras load the files itself; see `Build.load_stock`."""
+        async with on_disk(source, readers, self._made.suffix) as path:
+            return await self._on_thread(self._made.load_stock, path)
 
-    def _load_stock(self, path: str) -> Any:
-        from asyncload.materialize.keras import load_stock
-
-        options = self._options
-        return load_stock(
-            path,
-            uri=self._uri,
-            custom_objects=options.custom_objects,
-            compile=options.compile,
-            safe_mode=options.safe_mode,
-            scopes=options.scopes,
-        )
+    @property
+    def _made(self) -> Build:
+        if self._build is None:
+            raise RuntimeError("the model was not begun")
+        return self._build
 
     def abandon(self) -> None:
         """Drop what is still being built; its thread finishes by itself."""
@@ -154,3 +134,21 @@ class Construction:
 
     async def _on_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._builder, function, *args)
+
+
+_KERAS = "config.json"
+_KINDS = frozenset({_KERAS})  # documents that say what a model is made of
+
+
+def _make(documents: Mapping[str, bytes], options: LoadOptions, uri: str) -> Build:
+    """Return the `Build` for documents, one of which is among `_KINDS`."""
+    del documents
+    from asyncload.materialize.keras import ModelBuild
+
+    return ModelBuild(
+        uri=uri,
+        custom_objects=options.custom_objects,
+        compile=options.compile,
+        safe_mode=options.safe_mode,
+        scopes=options.scopes,
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
 from asyncload.manifest import Manifest
 
 from ._load import Load
 from ._loader import URI, Array, Loader
+from ._options import LoadKeywords
 from ._parts import PartResult
 from ._weights import Weights
 
@@ -44,30 +45,14 @@ async def aclose() -> None:
         await loader.aclose()
 
 
-def prefetch(
-    uri: URI,
-    *,
-    custom_objects: Mapping[str, Any] | None = None,
-    compile: bool = True,
-    safe_mode: bool = True,
-) -> Load[Any]:
+def prefetch(uri: URI, **options: Unpack[LoadKeywords]) -> Load[Any]:
     """Start a load on the running loop's Loader; see `Loader.prefetch`."""
-    return _loader().prefetch(
-        uri, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
-    )
+    return _loader().prefetch(uri, **options)
 
 
-async def load(
-    uri: URI,
-    *,
-    custom_objects: Mapping[str, Any] | None = None,
-    compile: bool = True,
-    safe_mode: bool = True,
-) -> Any:
+async def load(uri: URI, **options: Unpack[LoadKeywords]) -> Any:
     """Load what a URI holds, on the running loop's Loader; see `Loader.load`."""
-    return await _loader().load(
-        uri, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
-    )
+    return await _loader().load(uri, **options)
 
 
 async def load_weights(uri: URI) -> Weights:

@@ -24,7 +24,8 @@ from asyncload.pipeline import Pipeline, unpack
 from asyncload.sources import open_source
 from asyncload.workers import Workers
 
-from ._construct import Construction, KerasOptions
+from ._construct import Construction
+from ._options import LoadOptions
 from ._parts import Decode, decode_whole
 from ._weights import Weights
 
@@ -123,7 +124,7 @@ class Flow:
                     decode, reader, self._resources.workers, self._resources.slabs
                 )
 
-    async def load(self, options: KerasOptions) -> Any:
+    async def load(self, options: LoadOptions) -> Any:
         """Make the model that the URI holds, or return its weights where it holds no model."""
         async with self._opened():
             construction = Construction(
@@ -207,7 +208,7 @@ class Flow:
         except CannotBuildFast as reason:
             self._emit(FellBack(uri=self.uri, reason=str(reason)))
         with self._stage("build"):
-            return await construction.load_stock(self._files.readers[0])
+            return await construction.load_stock(self._source, self._files.readers)
 
     async def _build_beside_reads(self, pipeline: Pipeline, construction: Construction) -> Any:
         async with first_error() as group:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import anyio
 import numpy.typing as npt
@@ -20,9 +20,9 @@ from asyncload.manifest import Manifest
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
 from asyncload.workers import Workers
 
-from ._construct import KerasOptions, capture_keras_scopes
 from ._flow import Flow, Resources, first_error
 from ._load import Load
+from ._options import LoadKeywords, LoadOptions
 from ._parts import PartResult, map_parts, physical_memory
 from ._weights import Weights
 
@@ -139,14 +139,7 @@ class Loader:
 
     # --- loading -------------------------------------------------------------------------
 
-    def prefetch(
-        self,
-        uri: URI,
-        *,
-        custom_objects: Mapping[str, Any] | None = None,
-        compile: bool = True,
-        safe_mode: bool = True,
-    ) -> Load[Any]:
+    def prefetch(self, uri: URI, **options: Unpack[LoadKeywords]) -> Load[Any]:
         """Start a load, and return it at once: a `Load`, to be awaited when its result is needed.
 
         Args: as `load` takes them.
@@ -154,29 +147,35 @@ class Loader:
         Raises:
             LoaderClosed: the Loader is closed.
         """
-        options = KerasOptions(custom_objects, compile, safe_mode, capture_keras_scopes())
-        return self._start(uri, lambda flow: flow.load(options))
+        chosen = LoadOptions(**options)
+        return self._start(uri, lambda flow: flow.load(chosen))
 
-    async def load(
-        self,
-        uri: URI,
-        *,
-        custom_objects: Mapping[str, Any] | None = None,
-        compile: bool = True,
-        safe_mode: bool = True,
-    ) -> Any:
+    async def load(self, uri: URI, **options: Unpack[LoadKeywords]) -> Any:
         """Load what a URI holds.
 
         Args:
-            uri: a path, ``file://`` or ``memory://``.
+            uri: a path, ``file://`` or ``memory://``; of a file, of a SavedModel's folder, or of
+                a checkpoint's prefix.
+            options: as follows.
+
+        Options:
             custom_objects: name -> class or function, for models that use the caller's own.
             compile: compile a Keras model as it was when saved, optimizer state included.
-            safe_mode: refuse models that could run code while they load.
+            safe_mode: refuse Keras models that could run code while they load.
+            signatures: which signatures of a SavedModel are to be served; by default all.
+            whole: make the object that ``tf.saved_model.load`` makes of a SavedModel, in the place
+                of its signatures.
+            trusted: whether the SavedModel, which is a program, may run; by default if its files
+                are on this machine.
+            verify: compare the checksums that a checkpoint or a SavedModel has of its tensors.
+            warmup: call the model off the loop before it is handed over, so that the first request
+                is as fast as the next: inputs for it, or ``True`` for inputs made to its
+                specification or those that were saved with it.
 
         Returns:
             A ``keras.Model`` for a ``.keras`` file, equal to what ``keras.models.load_model``
             makes; its variables share memory with the bytes that were read until they are
-            first updated. `Weights` for files that hold no model.
+            first updated. `Signatures` for a SavedModel. `Weights` for files that hold no model.
 
         Raises:
             SourceError: the bytes could not be had.
@@ -186,9 +185,7 @@ class Loader:
             MemoryLimitExceeded: the system has no memory left for it.
             LoaderClosed: the Loader is, or was, closed.
         """
-        return await self.prefetch(
-            uri, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
-        )
+        return await self.prefetch(uri, **options)
 
     async def load_weights(self, uri: URI) -> Weights:
         """Load the tensors of a file of any format, without building a model or TensorFlow.

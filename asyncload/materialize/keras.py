@@ -23,7 +23,7 @@ from . import CannotBuildFast, _private
 from ._trust import check_config
 from .quiet import quiet
 
-__all__ = ["ModelBuild", "capture_scopes", "load_stock"]
+__all__ = ["ModelBuild", "capture_scopes"]
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +35,7 @@ capture_scopes = _private.capture_scopes
 
 
 class ModelBuild:
-    """One model on its way: `construct`, then `bind`, both on the construction thread.
+    """One ``.keras`` model on its way: `construct`, then `bind`, both on the construction thread.
 
     Args:
         uri: for messages.
@@ -44,6 +44,8 @@ class ModelBuild:
         safe_mode: refuse configs that could run code.
         scopes: enters the Keras scopes of whoever asked for the load.
     """
+
+    suffix = ".keras"
 
     def __init__(
         self,
@@ -63,28 +65,22 @@ class ModelBuild:
         self._skeleton = _private.Skeleton()
         self._model: Any = None
 
-    def check(self, config_json: bytes) -> None:
-        """Parse the config, and refuse it if it names what it must not.
+    def construct(self, documents: Mapping[str, bytes]) -> None:
+        """Make the model's objects, without values, unless its config names what it must not.
+
+        Args:
+            documents: the archive's; ``config.json`` is one of them.
 
         Raises:
-            Corrupt: it is no JSON object.
+            Corrupt: the config is no JSON object.
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
+            CannotBuildFast: Keras has to load this model itself.
         """
-        self._config = _parse(config_json, self._uri)
+        self._config = _parse(documents["config.json"], self._uri)
         if self._safe_mode:
             with self._scopes():
                 check_config(self._config, self._knows, uri=self._uri)
-
-    def _knows(self, name: str) -> bool:
-        return name in self._custom_objects or _private.is_registered(name)
-
-    def construct(self) -> None:
-        """Make the model's objects, without values.
-
-        Raises:
-            CannotBuildFast: Keras has to load this model itself.
-        """
         if not _private.fast_path():
             raise CannotBuildFast("the fast path failed its self-test")
         with _one_build_at_a_time, self._scopes(), quiet():
@@ -95,6 +91,9 @@ class ModelBuild:
                     )
             except Exception as error:
                 raise CannotBuildFast(f"building it raised {_summary(error)}") from error
+
+    def _knows(self, name: str) -> bool:
+        return name in self._custom_objects or _private.is_registered(name)
 
     def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
         """Give the model its weights and the rest of its state, and return it.
@@ -133,6 +132,33 @@ class ModelBuild:
         _private.compile_as_saved(self._model, self._config, self._custom_objects, self._safe_mode)
         loader.load(self._model)
 
+    def load_stock(self, path: str) -> Any:
+        """Load the model as Keras does: for what cannot be built the fast way.
+
+        Args:
+            path: of the ``.keras`` file.
+
+        Raises:
+            FormatError: Keras could not load it either.
+        """
+        with _one_build_at_a_time, self._scopes(), quiet():
+            try:
+                return keras.models.load_model(
+                    path,
+                    custom_objects=self._custom_objects,
+                    compile=self._compile,
+                    safe_mode=self._safe_mode,
+                )
+            except AsyncloadError:
+                raise
+            except Exception as error:
+                raise FormatError(
+                    f"Keras {keras.__version__} cannot load this model: {_summary(error)}. If it "
+                    "uses classes of your own, check their from_config and build; if it was saved "
+                    "by another version of Keras, load it with that one.",
+                    uri=self._uri,
+                ) from error
+
     def _explain(self, loader: _private.StateLoader) -> None:
         problems = loader.misfits()
         if problems is None:
@@ -145,36 +171,6 @@ class ModelBuild:
             "other variables than it did then.",
             uri=self._uri,
         )
-
-
-def load_stock(
-    path: str,
-    *,
-    uri: str,
-    custom_objects: Mapping[str, Any] | None,
-    compile: bool,
-    safe_mode: bool,
-    scopes: Callable[[], AbstractContextManager[None]],
-) -> Any:
-    """Load a ``.keras`` file as Keras does: for what cannot be built the fast way.
-
-    Raises:
-        FormatError: Keras could not load it either.
-    """
-    with _one_build_at_a_time, scopes(), quiet():
-        try:
-            return keras.models.load_model(
-                path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode
-            )
-        except AsyncloadError:
-            raise
-        except Exception as error:
-            raise FormatError(
-                f"Keras {keras.__version__} cannot load this model: {_summary(error)}. If it uses "
-                "classes of your own, check their from_config and build; if it was saved by "
-                "another version of Keras, load it with that one.",
-                uri=uri,
-            ) from error
 
 
 def _parse(config_json: bytes, uri: str) -> Mapping[str, Any]:

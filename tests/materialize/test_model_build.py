@@ -21,7 +21,7 @@ from keras.src.saving.keras_saveable import KerasSaveable
 
 from asyncload.errors import Corrupt, FormatError, MismatchError, Unsafe
 from asyncload.materialize import CannotBuildFast, _private
-from asyncload.materialize.keras import ModelBuild, capture_scopes, load_stock
+from asyncload.materialize.keras import ModelBuild, capture_scopes
 from tests.equality import assert_same_model, same_bytes
 from tests.zoo import CUSTOM_OBJECTS, ZOO, save
 
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[bytes, Arrays, dict[str, bytes]]:
 def build(config: bytes, **options: Any) -> ModelBuild:
     defaults = {"custom_objects": CUSTOM_OBJECTS, "compile": True, "safe_mode": True}
     made = ModelBuild(uri="model.keras", scopes=capture_scopes(), **{**defaults, **options})
-    made.check(config)
+    made.construct({"config.json": config})
     return made
 
 
@@ -71,7 +71,6 @@ def test_every_kind_of_model_equals_stock(name: str, tmp_path: Path) -> None:
     path = save(name, tmp_path)
     config, arrays, assets = read(path)
     made = build(config)
-    made.construct()
     model = made.bind(arrays, assets)
     stock = keras.models.load_model(path, custom_objects=CUSTOM_OBJECTS)
     assert_same_model(model, stock)
@@ -79,10 +78,9 @@ def test_every_kind_of_model_equals_stock(name: str, tmp_path: Path) -> None:
 
 def test_no_initialiser_runs_and_no_value_is_copied(tmp_path: Path) -> None:
     config, arrays, assets = read(save("functional", tmp_path))
-    made = build(config, compile=False)
     ran: list[str] = []
     with watching_initialisers(ran):
-        made.construct()
+        made = build(config, compile=False)
         model = made.bind(arrays, assets)
     assert ran == []
     addresses = {array.ctypes.data for array in arrays.values() if array.nbytes}
@@ -122,7 +120,7 @@ def test_other_threads_see_stock_keras_meanwhile(tmp_path: Path) -> None:
     thread.start()
     try:
         for _ in range(3):
-            build(config).construct()
+            build(config)
     finally:
         done.set()
         thread.join()
@@ -133,7 +131,6 @@ def test_training_does_not_write_to_the_arrays(tmp_path: Path) -> None:
     config, arrays, assets = read(save("functional", tmp_path))
     before = {name: array.copy() for name, array in arrays.items()}
     made = build(config)
-    made.construct()
     model = made.bind(arrays, assets)
     model.fit(np.ones((8, 16)), np.ones((8, 3)), verbose=0)
     model.save(tmp_path / "again.keras")
@@ -152,7 +149,6 @@ def test_misfits_are_all_named(tmp_path: Path) -> None:
     del arrays["layers/dense_1/vars/1"]
     arrays["layers/dense_2/vars/2"] = aligned(np.zeros(1, "float32"))
     made = build(config)
-    made.construct()
     with pytest.raises(MismatchError) as caught:
         made.bind(arrays, assets)
     message = str(caught.value)
@@ -174,7 +170,7 @@ def test_a_class_unknown_to_keras_says_how_to_pass_it(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"Unregistered.*custom_objects="):
         build(config, custom_objects=None)
     with keras.saving.custom_object_scope(CUSTOM_OBJECTS):
-        build(config, custom_objects=None).construct()
+        build(config, custom_objects=None)
 
 
 def test_a_lambda_needs_safe_mode_off(tmp_path: Path) -> None:
@@ -185,7 +181,6 @@ def test_a_lambda_needs_safe_mode_off(tmp_path: Path) -> None:
     with pytest.raises(Unsafe, match="lambda"):
         build(config)
     made = build(config, safe_mode=False)
-    made.construct()
     loaded = made.bind(arrays, assets)
     assert loaded(np.ones((1, 2), "float32")).numpy().tolist() == [[2.0, 2.0]]
 
@@ -194,23 +189,22 @@ def test_a_config_that_cannot_be_built_is_left_to_stock(tmp_path: Path) -> None:
     config, _, _ = read(save("sequential", tmp_path))
     broken = json.loads(config)
     broken["config"]["layers"][1]["config"]["units"] = -5
-    made = build(json.dumps(broken).encode())
     with pytest.raises(CannotBuildFast, match="building it raised TypeError"):
-        made.construct()
+        build(json.dumps(broken).encode())
 
 
 def test_stock_errors_are_translated(tmp_path: Path) -> None:
     path = save("sequential", tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
+    made = ModelBuild(
+        uri="model.keras",
+        custom_objects=None,
+        compile=True,
+        safe_mode=True,
+        scopes=capture_scopes(),
+    )
     with pytest.raises(FormatError, match=r"Keras .* cannot load"):
-        load_stock(
-            str(path),
-            uri="model.keras",
-            custom_objects=None,
-            compile=True,
-            safe_mode=True,
-            scopes=capture_scopes(),
-        )
+        made.load_stock(str(path))
 
 
 def test_the_walk_yields_what_stock_yields(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""The files of a load as a path on disk, for loaders that read nothing else."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from asyncload.interfaces import Reader, Source
+
+__all__ = ["on_disk"]
+
+_COPY = 8 << 20  # bytes read at a time
+
+
+@asynccontextmanager
+async def on_disk(source: Source, readers: Sequence[Reader], suffix: str) -> AsyncIterator[str]:
+    """Give the path of what a URI names; valid until the block ends.
+
+    Files that are not on disk under their own names are copied to a temporary folder.
+
+    Args:
+        source: where the URI points.
+        readers: its files; the first one is the URI's own, or that by which its folder is known.
+        suffix: what the path has to end in.
+    """
+    own = _own_path(source, readers[0])
+    if own is not None and own.endswith(suffix):
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="asyncload-") as temporary:
+        name = source.name if source.name.endswith(suffix) else f"model{suffix}"
+        path = anyio.Path(temporary) / name
+        folder = path if readers[0].name else path.parent
+        for reader in readers:
+            await _copy(reader, folder / reader.name if reader.name else path)
+        yield str(path)
+
+
+def _own_path(source: Source, first: Reader) -> str | None:
+    """Return the path itself, where the URI names a file or folder of this machine."""
+    if first.path is None:
+        return None
+    path, name = os.path.split(first.path) if first.name else (first.path, "")
+    return path if name == first.name and os.path.basename(path) == source.name else None
+
+
+async def _copy(reader: Reader, path: anyio.Path) -> None:
+    await path.parent.mkdir(parents=True, exist_ok=True)
+    async with await path.open("wb") as file:
+        for offset in range(0, reader.size, _COPY):
+            await file.write(await reader.read(offset, min(_COPY, reader.size - offset)))
