@@ -1,10 +1,10 @@
 """Every private API of TensorFlow and Keras that asyncload uses, and the test that it still works.
 
-What stands here moves between releases. `fast_path()` tries all of it on a small model
+What stands here moves between releases. `fast_path()` and `serving_path()` try it on a small model
 when it is first needed; if anything differs from stock, the caller takes the stock path:
 slower, same result.
 
-Seven things are private:
+For Keras models, seven things are private:
 
 - ``EagerTensor(array, ...)`` aliases a 64-byte-aligned array instead of copying it;
 - a `ResourceVariable` is put together from a handle, without an initial value;
@@ -18,23 +18,37 @@ Seven things are private:
   to skip anew for each (``saving_lib.get_attr_skipset`` writes its cache under another name
   than it reads, Keras 3.15). `load_state` runs Keras' own ``_load_state``, with a walk that
   yields the same children in the same order from what is known of the class.
+
+For SavedModels, these are:
+
+- functions are added to, called in and removed from the eager runtime by name (`_functions`);
+- which attributes an operation has is asked of the registry of operations;
+- handles of variables are made without variables; nested structures of types are decoded.
 """
 
 from __future__ import annotations
 
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
+from ._functions import Library, constant, decode_structure, rename_calls, variable_handle
 from ._selftest import fast_path
+from ._serving_selftest import serving_path
 from ._state import StateLoader, StateStore
 from ._variables import as_tensor
 
 __all__ = [
+    "Library",
     "Skeleton",
     "StateLoader",
     "StateStore",
     "as_tensor",
     "capture_scopes",
     "compile_as_saved",
+    "constant",
+    "decode_structure",
     "deserialize",
     "fast_path",
     "is_registered",
+    "rename_calls",
+    "serving_path",
+    "variable_handle",
 ]
