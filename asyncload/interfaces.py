@@ -85,16 +85,23 @@ class Source(Protocol):
 
         Args:
             name: ``""`` for the file that the URI names, else a file in the same folder (in the
-                folder itself, where the URI names a folder).
+                folder itself, where the URI names a folder), or in a folder below that:
+                ``variables/variables.index``. The URI need not name anything itself: it may be
+                what the names of several files begin with.
 
         Raises:
             NotFound, AccessDenied, TransferFailed: as they say.
-            Unsafe: ``name`` would leave the folder.
+            Unsafe: ``name`` would leave the folder: it is absolute, one of its parts is empty,
+                ``.`` or ``..``, or it has a backslash or a NUL.
         """
         ...
 
     async def list(self) -> list[str] | None:
-        """Return the names in the folder that the URI names; ``None`` where it names a file."""
+        """Return the names in the folder that the URI names; ``None`` where it names a file.
+
+        Raises:
+            NotFound: it names neither.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -166,7 +173,9 @@ class Indexing:
 
     Attributes:
         source: where the URI points.
-        files: readers opened so far; ``files.readers[0]`` is the URI's own file, where it is one.
+        files: readers opened so far; ``files.readers[0]`` is the URI's own file, where it is one,
+            else the file by which its format was told: a member of the folder, or the file with
+            a known ending beside the prefix.
         workers: where untrusted bytes are parsed.
         publish: to be called with documents as soon as they are known, before the tensors are.
         unpack: to be called for a file that lies deflated inside another: (reader, offset,

@@ -12,9 +12,7 @@ from typing import Any
 import anyio
 import numpy.typing as npt
 
-from asyncload.errors import UnknownFormat
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
-from asyncload.formats import detect
 from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
@@ -25,6 +23,7 @@ from asyncload.sources import open_source
 from asyncload.workers import Workers
 
 from ._construct import Construction
+from ._find import find_format
 from ._options import LoadOptions
 from ._parts import Decode, decode_whole
 from ._weights import Weights
@@ -32,8 +31,6 @@ from ._weights import Weights
 __all__ = ["Flow", "Resources", "first_error"]
 
 Array = npt.NDArray[Any]
-
-_HEAD = 16  # bytes; enough for the magic number of every format
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +164,8 @@ class Flow:
         return manifest
 
     async def _find_index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
-        listing = await self._source.list()
-        if listing is not None:
-            raise UnknownFormat(
-                "is a folder; expected a file such as model.keras or model.safetensors. Name the "
-                "file in it that you want.",
-                uri=self.uri,
-            )
-        reader = await self._source.open()
+        chosen, reader = await find_format(self._source)
         self._files.add(reader)
-        head = await reader.read(0, min(_HEAD, reader.size))
-        chosen = detect(self._source.name, head, uri=self.uri)
         return await chosen.index(
             Indexing(self._source, self._files, self._resources.workers, self._unpack, publish)
         )
