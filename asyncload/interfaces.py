@@ -75,10 +75,12 @@ class Source(Protocol):
     Attributes:
         uri: as given, without credentials.
         name: the last part of the URI's path, by which formats recognise it.
+        local: whether the bytes are on this machine's disk, where its owner put them.
     """
 
     uri: str
     name: str
+    local: bool
 
     async def open(self, name: str = "") -> Reader:
         """Open a file, pinned to its present version.

@@ -1,7 +1,7 @@
 """What bytes mean: one file for each format, which turns a layout into a `Manifest`.
 
 - formats: ``_keras_archive``, ``_weights_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``,
-  ``_tensor_bundle``
+  ``_tensor_bundle``, ``_saved_model``
 - what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``,
   ``_json``, ``_protobuf``; ``_bundle_index`` with ``_leveldb`` and ``_ordered_code``; ``_checkpoint_state``
 - small reads side by side, and sizes that can be true: ``_ranges``, ``_concurrent``, ``_shape``
@@ -19,12 +19,13 @@ from ._keras_archive import KerasArchive
 from ._npz import Npy, Npz
 from ._safetensors import Safetensors
 from ._safetensors_index import SafetensorsIndex
+from ._saved_model import SAVED_MODEL, SavedModel
 from ._tensor_bundle import INDEX_SUFFIX, TensorBundle
 from ._weights_h5 import WeightsH5
 
 __all__ = ["FOLDERS", "FORMATS", "PREFIXES", "detect", "detect_folder"]
 
-_TENSOR_BUNDLE = TensorBundle()
+_SAVED_MODEL, _TENSOR_BUNDLE = SavedModel(), TensorBundle()
 
 FORMATS: tuple[Format, ...] = (
     KerasArchive(),
@@ -33,11 +34,15 @@ FORMATS: tuple[Format, ...] = (
     Safetensors(),
     Npz(),
     Npy(),
+    _SAVED_MODEL,
     _TENSOR_BUNDLE,
 )
 # (file, format): a folder that has this file is of this format; the first one decides. The file is
 # ``readers[0]`` for `Format.index`.
-FOLDERS: tuple[tuple[str, Format], ...] = ((STATE_FILE, _TENSOR_BUNDLE),)
+FOLDERS: tuple[tuple[str, Format], ...] = (
+    (SAVED_MODEL, _SAVED_MODEL),
+    (STATE_FILE, _TENSOR_BUNDLE),
+)
 # (ending, format): a URI that names nothing, but would with this ending, is of this format; that
 # file is ``readers[0]``.
 PREFIXES: tuple[tuple[str, Format], ...] = ((INDEX_SUFFIX, _TENSOR_BUNDLE),)

@@ -125,7 +125,11 @@ class Flow:
         """Make the model that the URI holds, or return its weights where it holds no model."""
         async with self._opened():
             construction = Construction(
-                options, self._resources.builder, uri=self.uri, emit=self._emit
+                options,
+                self._resources.builder,
+                source=self._source,
+                files=self._files,
+                emit=self._emit,
             )
             try:
                 manifest = await self._index(construction.begin)
@@ -189,23 +193,27 @@ class Flow:
             return Weights(await pipeline.run(), manifest)
 
     async def _model(self, manifest: Manifest, construction: Construction) -> Any:
-        pipeline = self._pipeline(manifest)
-        await self._reserve(manifest.nbytes + pipeline.staging)
         try:
-            return await self._build_beside_reads(pipeline, construction)
+            tensors, assets = await construction.wanted(manifest, self._resources.workers)
+            pipeline = self._pipeline(manifest, tensors)
+            await self._reserve(pipeline.nbytes + pipeline.staging)
+            return await self._build_beside_reads(pipeline, assets, construction)
         except CannotBuildFast as reason:
             self._emit(FellBack(uri=self.uri, reason=str(reason)))
+        await self._reserve(manifest.nbytes)
         with self._stage("build"):
-            return await construction.load_stock(self._source, self._files.readers)
+            return await construction.load_stock()
 
-    async def _build_beside_reads(self, pipeline: Pipeline, construction: Construction) -> Any:
+    async def _build_beside_reads(
+        self, pipeline: Pipeline, assets: Collection[str] | None, construction: Construction
+    ) -> Any:
         async with first_error() as group:
             group.start_soon(construction.wait)
             with self._stage("read"):
                 arrays = await pipeline.run()
-                assets = await pipeline.assets()
+                files = await pipeline.assets(assets)
         with self._stage("bind"):
-            return await construction.bind(arrays, assets)
+            return await construction.bind(arrays, files)
 
     def _pipeline(self, manifest: Manifest) -> Pipeline:
         resources = self._resources

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from asyncload.errors import FormatError
+from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
 from ._bound import Bound
@@ -65,24 +66,25 @@ class SignaturesBuild:
         names = choose(self._parts.signatures(), self._names, uri=self._uri)
         self._plan = plan_serving(self._parts, names)
 
-    def wanted(self, documents: Mapping[str, bytes], present: Collection[str]) -> set[str]:
-        """Return the names of the tensors that `bind` will need; needs no turn on the thread.
+    def wanted(self, manifest: Manifest) -> tuple[set[str], set[str]]:
+        """Return the names of the tensors and of the assets that `bind` needs.
 
         Raises: as `checkpoint_keys` does.
         """
         if self._plan.variables or any(found.restore for found in self._plan.resources.values()):
-            graph = documents.get(_OBJECT_GRAPH, b"")
-            self._keys = checkpoint_keys(self._parts, self._plan, graph, present)
-        return self._keys.all()
+            graph = manifest.documents.get(_OBJECT_GRAPH, b"")
+            self._keys = checkpoint_keys(self._parts, self._plan, graph, manifest.tensors)
+        on_disk = self._folder is not None
+        assets = () if on_disk else self._plan.assets.values()
+        return self._keys.all(), {f"assets/{name}" for name in assets}
 
-    def construct(self, documents: Mapping[str, bytes]) -> None:
+    def construct(self) -> None:
         """Register the functions, and make the variables without values.
 
         Raises:
             Corrupt: a function is missing, or calls itself.
             CannotBuildFast: the runtime refuses one.
         """
-        del documents
         if not _private.serving_path():
             raise CannotBuildFast("the fast path for SavedModels failed its self-test")
         with quiet():

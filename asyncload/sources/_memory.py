@@ -79,6 +79,8 @@ class MemorySource(MachineSource):
         threads: where reads run; ``None`` for the loop's default executor.
     """
 
+    local = False  # the program put it there, and had it from anywhere
+
     async def open(self, name: str = "") -> LocalReader:
         """Open a file; see `interfaces.Source.open`."""
         path, uri = self._path, self.uri
