@@ -25,8 +25,10 @@ from asyncload.sources import open_source
 from asyncload.workers import Workers
 
 from ._construct import Construction
+from ._index_cache import IndexCache
 from ._options import LoadOptions
 from ._parts import Decode, decode_whole
+from ._recall import Recall, Work
 from ._weights import Weights
 
 __all__ = ["Flow", "Resources", "first_error"]
@@ -38,13 +40,19 @@ _HEAD = 16  # bytes; enough for the magic number of every format
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the loads of one Loader share."""
+    """What the loads of one Loader share.
+
+    Attributes:
+        spare_time: takes work to be done in a thread once a load is over.
+    """
 
     workers: Workers
     slabs: SlabPool
     arenas: ArenaPool
     budget: Budget
     builder: Executor
+    index_cache: IndexCache | None
+    spare_time: Callable[[Work], None]
 
 
 @asynccontextmanager
@@ -90,6 +98,7 @@ class Flow:
         self._files = OpenFiles()
         self._held = AsyncExitStack()
         self._reserved = False
+        self._recall = Recall(resources.index_cache, resources.spare_time)
 
     # --- what callers ask for ----------------------------------------------------------
 
@@ -141,7 +150,7 @@ class Flow:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
-        with responsive():
+        with responsive(), self._recall:
             async with self._source, self._held:
                 yield
 
@@ -162,6 +171,7 @@ class Flow:
                 format=manifest.format,
                 tensors=len(manifest.tensors),
                 nbytes=manifest.nbytes,
+                cached=self._recall.hit,
             )
         )
         return manifest
@@ -178,9 +188,10 @@ class Flow:
         self._files.add(reader)
         head = await reader.read(0, min(_HEAD, reader.size))
         chosen = detect(self._source.name, head, uri=self.uri)
-        return await chosen.index(
-            Indexing(self._source, self._files, self._resources.workers, self._unpack, publish)
+        indexing = Indexing(
+            self._source, self._files, self._resources.workers, self._unpack, publish
         )
+        return await self._recall.index(chosen, indexing)
 
     async def _unpack(
         self, reader: Reader, offset: int, stored: int, decoded: int, crc32: int
