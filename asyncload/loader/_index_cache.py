@@ -86,25 +86,12 @@ class IndexCache:
         """
         path = self._path(digest)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            return _read(path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._remove(path, f"cannot be opened: {error}")
+            self._remove(path, f"cannot be used: {error}")
             return None
-        with open(descriptor, "rb", buffering=0) as file:
-            try:
-                status = os.fstat(descriptor)
-                reason = _foreign(status)
-                if reason is None:
-                    data = file.read(status.st_size)
-                    with suppress(OSError):
-                        os.utime(descriptor)  # the access time is not kept everywhere
-                    return data
-            except OSError as error:
-                reason = f"cannot be read: {error}"
-        self._remove(path, reason)
-        return None
 
     def write(self, digest: bytes, data: bytes) -> None:
         """Keep an entry in the place of what has its key, and remove what is too much then."""
@@ -182,12 +169,24 @@ class IndexCache:
                 self._remove(Path(file.path), "was not used for the longest time")
 
 
-def _foreign(status: os.stat_result) -> str | None:
-    """Return why a file is none that this user's processes wrote."""
+def _read(path: Path) -> bytes:
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        _expect_own(status)
+        with suppress(OSError):
+            os.utime(descriptor)  # what is used stays; not every system notes it by itself
+        return os.read(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
+
+
+def _expect_own(status: os.stat_result) -> None:
+    """Raise `OSError` for a file that no process of this user wrote."""
     if not stat.S_ISREG(status.st_mode):
-        return "is no regular file"
+        raise OSError("it is no regular file")
     if status.st_uid != os.geteuid():
-        return "belongs to another user"
+        raise OSError("it belongs to another user")
     if status.st_size > ENTRY_LIMIT:
-        return "is too large"
-    return None
+        raise OSError("it is too large")

@@ -28,7 +28,7 @@ from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
-from asyncload.manifest import Chunk, Encoding, FileEntry, Manifest, TensorEntry
+from asyncload.manifest import Chunk, Encoding, FileEntry, Manifest, TensorEntry, numpy_dtype
 
 __all__ = ["ENTRY_LIMIT", "Entry", "Key", "Unusable", "decode", "encode", "is_lasting"]
 
@@ -165,10 +165,12 @@ def _decode(body: memoryview) -> Entry:
 
 
 def _check(manifest: Manifest) -> None:
-    """Make sure that entries refer to files that can be; the rest is the pipeline's to check."""
+    """Make sure that entries refer to what there can be; the rest is the pipeline's to check."""
     if not all(isinstance(file.name, str) for file in manifest.files) or not is_lasting(manifest):
         raise Unusable("names files that cannot be opened")
     files = range(len(manifest.files))
-    for entry in itertools.chain(manifest.tensors.values(), manifest.assets.values()):
-        if entry.file not in files:
-            raise Unusable(f"says that {entry.name!r} is in file {entry.file!r}")
+    entries = [*manifest.tensors.values(), *manifest.assets.values()]
+    if not all(entry.file in files for entry in entries):
+        raise Unusable("refers to files that it does not name")
+    if any(numpy_dtype(name).hasobject for name in {entry.dtype for entry in entries}):
+        raise Unusable("has elements that are no bytes")

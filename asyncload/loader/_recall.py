@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Self
 
 import anyio
 
@@ -60,8 +61,8 @@ class Recall:
         self._keep: Work | None = None
         self._drop: Work | None = None
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
