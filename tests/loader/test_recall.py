@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import shutil
+import threading
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -344,6 +346,81 @@ async def test_closing_at_once_waits_for_what_is_being_kept(
     await loader.aclose()
     (entry,) = entries(folder)
     assert entry.suffix == ".index"
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Hold every write to the cache up, once it has begun, until the event is set."""
+    gate, replace_file = threading.Event(), os.replace
+
+    def wait(*args: Any) -> None:
+        assert gate.wait(10)
+        replace_file(*args)
+
+    monkeypatch.setattr(os, "replace", wait)
+    yield gate
+    gate.set()
+
+
+async def _writing(folder: Path) -> None:
+    await _until(lambda: any(path.suffix == ".unfinished" for path in entries(folder)))
+
+
+async def test_a_load_does_not_wait_for_the_write_but_closing_does(
+    path: Path, folder: Path, slow: threading.Event
+) -> None:
+    loader = asyncload.Loader(executor="thread", index_cache=folder)
+    load = loader.prefetch(path)
+    await load
+    await _writing(folder)
+    assert load.progress.stage == "done"
+    closing = asyncio.create_task(loader.aclose())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    slow.set()
+    await closing
+    assert [entry.suffix for entry in entries(folder)] == [".index"]
+
+
+async def test_the_end_of_the_loop_cancels_the_write_and_leaves_nothing_half(
+    path: Path, folder: Path, slow: threading.Event
+) -> None:
+    loader = asyncload.Loader(executor="thread", index_cache=folder)
+    await loader.inspect(path)
+    await _writing(folder)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.sleep(0.02)
+    slow.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await loader.aclose()
+    assert [entry.suffix for entry in entries(folder)] == [".index"]
+
+
+async def test_other_loads_go_on_when_a_write_fails(
+    path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, loads: Loads
+) -> None:
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(_recall, "encode", fail)
+    await loads.inspect(path)
+    await asyncio.sleep(0.05)
+    assert await loads.loader.load_weights(path)
+    assert entries(folder) == []
+
+
+class NoWorkers(Executor):
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a worker was asked for")
+
+
+async def test_a_hit_needs_no_worker(saved: dict[str, Path], folder: Path) -> None:
+    manifest = await kept(saved["keras"], folder)
+    async with asyncload.Loader(executor=NoWorkers(), index_cache=folder) as loader:
+        assert await loader.inspect(saved["keras"]) == manifest
+        assert (await loader.load_weights(saved["keras"])).manifest == manifest
 
 
 # --- several files: no format here is costly and has several, so one is told that it is -----
