@@ -28,7 +28,16 @@ from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import get_args
 
-from asyncload.manifest import Chunk, Encoding, FileEntry, Manifest, TensorEntry, numpy_dtype
+from asyncload.manifest import (
+    Chunk,
+    Chunked,
+    Encoding,
+    FileEntry,
+    Inline,
+    Manifest,
+    TensorEntry,
+    numpy_dtype,
+)
 
 __all__ = ["ENTRY_LIMIT", "Entry", "Key", "Unusable", "decode", "encode", "is_lasting"]
 
@@ -39,7 +48,9 @@ ENTRY_LIMIT = 16 << 20  # bytes; read and parsed in a thread, 1 ms for each 90 K
 _MAGIC = b"asyncidx"
 _HEADER = struct.Struct("<8s32sI")
 _LENGTH = struct.Struct("<Q")
-_LINE = 64  # tensors; what json.loads does not give the GIL back for, 0.03 ms
+# json.loads holds the GIL for a whole line: lines end at the first weight, which takes 0.03 ms,
+# and no entry may have the second, 1 ms. A raw tensor weighs 1, about 80 bytes.
+_LINE, _HEAVIEST = 64, 4096
 
 _DAMAGE = (
     ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError,
@@ -102,11 +113,24 @@ class Entry:
 def is_lasting(manifest: Manifest) -> bool:
     """Whether a later load can open every file that the manifest refers to, by its name.
 
-    What was inflated out of another file cannot be opened.
+    What was inflated out of another file cannot be opened. Tensors of thousands of chunks are not
+    kept either, as they take long to parse.
     """
     names = [file.name for file in manifest.files]
     entries = itertools.chain(manifest.tensors.items(), manifest.assets.items())
-    return "" not in names[1:] and all(name == entry.name for name, entry in entries)
+    return "" not in names[1:] and all(
+        name == entry.name and _weight(entry) < _HEAVIEST for name, entry in entries
+    )
+
+
+def _weight(entry: TensorEntry) -> int:
+    match entry.encoding:
+        case Chunked(chunks=chunks):
+            return 1 + len(chunks)
+        case Inline(data):
+            return 1 + len(data) // 64
+        case _:
+            return 1
 
 
 def encode(entry: Entry, key: Key) -> bytes:
@@ -121,9 +145,15 @@ def encode(entry: Entry, key: Key) -> bytes:
 
 def _lines(manifest: Manifest) -> Iterator[str]:
     yield replace(manifest, tensors={}, documents={}).to_json()
-    tensors = iter(manifest.tensors.items())
-    while line := dict(itertools.islice(tensors, _LINE)):
-        yield Manifest("", "", (), line).to_json()
+    line: dict[str, TensorEntry] = {}
+    weight = 0
+    for entry in manifest.tensors.values():
+        line[entry.name] = entry
+        weight += _weight(entry)
+        if weight >= _LINE:
+            yield Manifest("", "", (), line).to_json()
+            line, weight = {}, 0
+    yield Manifest("", "", (), line).to_json()
 
 
 def decode(data: bytes, key: Key) -> Entry:

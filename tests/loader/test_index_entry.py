@@ -187,3 +187,19 @@ def test_what_later_loads_cannot_open_does_not_last() -> None:
     assert not is_lasting(replace(ENTRY.manifest, files=inflated))
     renamed = {"other": ENTRY.manifest.tensors["layers/dense_0/vars/0"]}
     assert not is_lasting(replace(ENTRY.manifest, tensors=renamed))
+
+
+def test_no_line_takes_long_to_parse() -> None:
+    chunks = tuple(Chunk((i,), 64 * i, 64) for i in range(4000))
+    heavy = Chunked((1,), ((1, (6,)),), chunks)
+    tensors = {
+        name: TensorEntry(name, "int8", (4000,), 0, 0, 256_000, heavy) for name in ("a", "b", "c")
+    }
+    kept = replace(ENTRY.manifest, tensors={**tensors, **ENTRY.manifest.tensors})
+    assert is_lasting(kept)
+    data = encode(replace(ENTRY, manifest=kept), KEY)
+    assert decode(data, KEY).manifest == kept
+    assert max(map(len, data.split(b"\n"))) < 250_000
+    heavier = replace(heavy, chunks=chunks + chunks)
+    tensors["c"] = replace(tensors["c"], encoding=heavier)
+    assert not is_lasting(replace(kept, tensors=tensors))
