@@ -52,11 +52,13 @@ class Indexed(Event):
         format: name of the Format.
         tensors: how many tensors will be read.
         nbytes: their decoded bytes.
+        cached: whether it came from the index cache.
     """
 
     format: str
     tensors: int
     nbytes: int
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -208,9 +208,12 @@ class Format(Protocol):
 
     Attributes:
         name: short and lasting; it stands in manifests and in what the CLI prints.
+        costly: whether indexing takes tens of milliseconds, as HDF5 does, so that it pays to keep
+            the manifest for the next load. Its ``files`` must be all that it was made from.
     """
 
     name: str
+    costly: bool
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether a file of this name, beginning with these bytes (up to 16), is of this format."""

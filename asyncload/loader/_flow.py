@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+)
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -24,8 +31,10 @@ from asyncload.workers import Workers
 
 from ._construct import Construction
 from ._find import find_format
+from ._index_cache import IndexCache
 from ._options import LoadOptions
 from ._parts import Decode, decode_whole
+from ._recall import Recall, Work
 from ._weights import Weights
 
 __all__ = ["Flow", "Resources", "first_error"]
@@ -35,13 +44,19 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the loads of one Loader share."""
+    """What the loads of one Loader share.
+
+    Attributes:
+        spare_time: takes work to be done in a thread once a load is over.
+    """
 
     workers: Workers
     slabs: SlabPool
     arenas: ArenaPool
     budget: Budget
     builder: Executor
+    index_cache: IndexCache | None
+    spare_time: Callable[[Work], None]
 
 
 @asynccontextmanager
@@ -87,13 +102,16 @@ class Flow:
         self._files = OpenFiles()
         self._held = AsyncExitStack()
         self._reserved = False
+        self._recall = Recall(resources.index_cache, resources.spare_time)
 
     # --- what callers ask for ----------------------------------------------------------
 
     async def inspect(self) -> Manifest:
         """Index, and nothing else."""
         async with self._opened():
-            return await self._index(_want_no_document)
+            manifest = await self._index(_want_no_document)
+            self._announce(manifest, manifest.nbytes, len(manifest.tensors))
+            return manifest
 
     async def weights(self) -> Weights:
         """Read every tensor."""
@@ -105,8 +123,7 @@ class Flow:
         """Yield tensors as they complete."""
         async with self._opened():
             manifest = await self._index(_want_no_document)
-            pipeline = self._pipeline(manifest)
-            await self._reserve(manifest.nbytes + pipeline.staging)
+            pipeline = await self._pipeline(manifest)
             async with aclosing(pipeline.stream()) as tensors:
                 async for item in tensors:
                     yield item
@@ -142,7 +159,7 @@ class Flow:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
-        with responsive():
+        with responsive(), self._recall:
             async with self._source, self._held:
                 yield
 
@@ -156,22 +173,23 @@ class Flow:
 
     async def _index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
         with self._stage("index"):
-            manifest = await self._find_index(publish)
+            chosen, reader = await find_format(self._source)
+            self._files.add(reader)
+            indexing = Indexing(
+                self._source, self._files, self._resources.workers, self._unpack, publish
+            )
+            return await self._recall.index(chosen, indexing)
+
+    def _announce(self, manifest: Manifest, nbytes: int, tensors: int) -> None:
+        """Report the index, once it is known how much of what it lists will be read."""
         self._emit(
             Indexed(
                 uri=self.uri,
                 format=manifest.format,
-                tensors=len(manifest.tensors),
-                nbytes=manifest.nbytes,
+                tensors=tensors,
+                nbytes=nbytes,
+                cached=self._recall.hit,
             )
-        )
-        return manifest
-
-    async def _find_index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
-        chosen, reader = await find_format(self._source)
-        self._files.add(reader)
-        return await chosen.index(
-            Indexing(self._source, self._files, self._resources.workers, self._unpack, publish)
         )
 
     async def _unpack(
@@ -187,16 +205,14 @@ class Flow:
         return unpacked
 
     async def _read_weights(self, manifest: Manifest) -> Weights:
-        pipeline = self._pipeline(manifest)
-        await self._reserve(manifest.nbytes + pipeline.staging)
+        pipeline = await self._pipeline(manifest)
         with self._stage("read"):
             return Weights(await pipeline.run(), manifest)
 
     async def _model(self, manifest: Manifest, construction: Construction) -> Any:
         try:
             tensors, assets = await construction.wanted(manifest, self._resources.workers)
-            pipeline = self._pipeline(manifest, tensors)
-            await self._reserve(pipeline.nbytes + pipeline.staging)
+            pipeline = await self._pipeline(manifest, tensors)
             return await self._build_beside_reads(pipeline, assets, construction)
         except CannotBuildFast as reason:
             self._emit(FellBack(uri=self.uri, reason=str(reason)))
@@ -215,16 +231,21 @@ class Flow:
         with self._stage("bind"):
             return await construction.bind(arrays, files)
 
-    def _pipeline(self, manifest: Manifest) -> Pipeline:
+    async def _pipeline(self, manifest: Manifest, names: Collection[str] | None = None) -> Pipeline:
+        """Make what reads these tensors, by default all, once there is memory for them."""
         resources = self._resources
-        return Pipeline(
+        pipeline = Pipeline(
             manifest,
             self._files,
             workers=resources.workers,
             slabs=resources.slabs,
             arenas=resources.arenas,
+            names=names,
             on_tensor=self._tensor_ready,
         )
+        self._announce(manifest, pipeline.nbytes, pipeline.tensors)
+        await self._reserve(pipeline.nbytes + pipeline.staging)
+        return pipeline
 
     def _tensor_ready(self, entry: TensorEntry) -> None:
         self._emit(TensorReady(uri=self.uri, name=entry.name, nbytes=entry.nbytes))

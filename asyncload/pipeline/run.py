@@ -53,6 +53,16 @@ class Pipeline:
         self._wanted = _select(manifest, names)
 
     @property
+    def tensors(self) -> int:
+        """How many tensors it reads."""
+        return len(self._wanted)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors that it reads, decoded."""
+        return sum(entry.nbytes for entry in self._wanted.values())
+
+    @property
     def staging(self) -> int:
         """Bytes of shared memory that it uses at most, beside the tensors' own."""
         encoded = [e for e in self._wanted.values() if e.encoding is not None]
@@ -108,12 +118,16 @@ class Pipeline:
         finally:
             await end(task)
 
-    async def assets(self) -> dict[str, bytes]:
+    async def assets(self, names: Collection[str] | None = None) -> dict[str, bytes]:
         """Read the manifest's assets: small files such as vocabularies.
+
+        Args:
+            names: the ones wanted, by default all; those that there are not are left out.
 
         Raises: as `run` does.
         """
-        assets = self._manifest.assets
+        listed = self._manifest.assets
+        assets = {name: listed[name] for name in listed if names is None or name in names}
         if not assets:
             return {}
         arrays: dict[str, Array] = {}
