@@ -37,6 +37,7 @@ class SavedModel:
     """
 
     name = "saved-model"
+    costly = False
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether the name is ``saved_model.pb``; protocol buffers begin with nothing special."""

@@ -48,6 +48,7 @@ class TensorBundle:
     """
 
     name = "checkpoint"
+    costly = False
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether the name ends in ``.index``; a table tells nothing by how it begins."""
