@@ -63,7 +63,7 @@ class Indexed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted(Event):
-    """A stage has begun: ``"index"``, ``"read"``, ``"build"``, ``"bind"``."""
+    """A stage has begun: ``"index"``, ``"read"``, ``"build"``, ``"bind"``, ``"warm-up"``."""
 
     stage: str
 

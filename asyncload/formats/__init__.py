@@ -3,7 +3,8 @@
 - formats: ``_keras_archive``, ``_weights_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``,
   ``_tensor_bundle``, ``_saved_model``
 - what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``,
-  ``_json``, ``_protobuf``; ``_bundle_index`` with ``_leveldb`` and ``_ordered_code``; ``_checkpoint_state``
+  ``_json``, ``_protobuf``; ``_bundle_index`` with ``_leveldb`` and ``_ordered_code``;
+  ``_checkpoint_state``
 - small reads side by side, and sizes that can be true: ``_ranges``, ``_concurrent``, ``_shape``
 """
 
@@ -19,11 +20,11 @@ from ._keras_archive import KerasArchive
 from ._npz import Npy, Npz
 from ._safetensors import Safetensors
 from ._safetensors_index import SafetensorsIndex
-from ._saved_model import SAVED_MODEL, SavedModel
+from ._saved_model import SAVED_MODEL, WARMUP_REQUESTS, SavedModel
 from ._tensor_bundle import INDEX_SUFFIX, TensorBundle
 from ._weights_h5 import WeightsH5
 
-__all__ = ["FOLDERS", "FORMATS", "PREFIXES", "detect", "detect_folder"]
+__all__ = ["FOLDERS", "FORMATS", "PREFIXES", "WARMUP_REQUESTS", "detect", "detect_folder"]
 
 _SAVED_MODEL, _TENSOR_BUNDLE = SavedModel(), TensorBundle()
 

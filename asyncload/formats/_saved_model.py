@@ -17,10 +17,10 @@ from ._concurrent import for_each
 from ._protobuf import BYTES, as_text, as_view, fields
 from ._tensor_bundle import OBJECT_GRAPH, Bundle, index_bundle
 
-__all__ = ["SAVED_MODEL", "SavedModel"]
+__all__ = ["SAVED_MODEL", "WARMUP_REQUESTS", "SavedModel"]
 
 SAVED_MODEL = "saved_model.pb"
-WARMUP = "assets.extra/tf_serving_warmup_requests"
+WARMUP_REQUESTS = "assets.extra/tf_serving_warmup_requests"
 _VARIABLES = "variables"
 _LIMIT = 2 << 30  # bytes; protocol buffers' own
 _OPENED = 8  # assets at a time
@@ -104,19 +104,17 @@ async def _open_assets(indexing: Indexing, names: list[str]) -> dict[str, Tensor
         try:
             return await indexing.source.open(name)
         except NotFound as error:
-            if name == WARMUP:
+            if name == WARMUP_REQUESTS:
                 return None
             raise Corrupt(
                 f"its asset {name!r} is missing; copy all of the SavedModel's folder",
                 uri=indexing.source.uri,
             ) from error
 
-    wanted = [*names, WARMUP]
+    wanted = [*names, WARMUP_REQUESTS]
     readers = await for_each(wanted, open_asset, limit=_OPENED)
     return {
-        name: TensorEntry(
-            name, "uint8", (reader.size,), indexing.files.add(reader), 0, reader.size
-        )
+        name: TensorEntry(name, "uint8", (reader.size,), indexing.files.add(reader), 0, reader.size)
         for name, reader in zip(wanted, readers, strict=True)
         if reader is not None
     }

@@ -7,6 +7,7 @@ a line in `_make`.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from asyncload.errors import Unsafe
 from asyncload.events import Event, FellBack, StageEnded, StageStarted
 from asyncload.interfaces import OpenFiles, Reader, Source, WorkerPool
 from asyncload.manifest import Manifest
+from asyncload.materialize import CannotWarmUp
+from asyncload.workers import in_own_thread
 
 from ._options import LoadOptions
 from ._stock import on_disk, own_path
@@ -181,6 +184,21 @@ class Construction:
         """Give the model its values, and return it; see `Build.bind`."""
         await self.wait()
         return await self._on_thread(self._made.bind, arrays, assets)
+
+    async def warm_up(self, model: Any, requests: bytes | None) -> None:
+        """Call the model once, in a thread of its own, as `Loader.load` says of ``warmup``.
+
+        Args:
+            model: what `bind` or `load_stock` returned.
+            requests: what was saved with it to warm it up with, if anything was.
+        """
+        from asyncload.materialize.warmup import warm_up
+
+        call = functools.partial(warm_up, model, self._options.warmup, requests, uri=self._uri)
+        try:
+            await in_own_thread(call)
+        except CannotWarmUp as reason:
+            self._emit(FellBack(uri=self._uri, reason=f"it was not warmed up: {reason}"))
 
     async def load_stock(self) -> Any:
         """Let TensorFlow or Keras load the files itself; see `Build.load_stock`."""

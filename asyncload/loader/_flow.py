@@ -20,6 +20,7 @@ import anyio
 import numpy.typing as npt
 
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
+from asyncload.formats import WARMUP_REQUESTS
 from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
@@ -152,7 +153,10 @@ class Flow:
                 manifest = await self._index(construction.begin)
                 if not construction.begun:
                     return await self._read_weights(manifest)
-                return await self._model(manifest, construction)
+                model = await self._model(manifest, construction)
+                if options.warms_up:
+                    await self._warm_up(manifest, model, construction)
+                return model
             finally:
                 construction.abandon()
 
@@ -231,10 +235,22 @@ class Flow:
         with self._stage("bind"):
             return await construction.bind(arrays, files)
 
+    async def _warm_up(self, manifest: Manifest, model: Any, construction: Construction) -> None:
+        with self._stage("warm-up"):
+            pipeline = self._unannounced(manifest, ())
+            saved = await pipeline.assets([WARMUP_REQUESTS])
+            await construction.warm_up(model, next(iter(saved.values()), None))
+
     async def _pipeline(self, manifest: Manifest, names: Collection[str] | None = None) -> Pipeline:
         """Make what reads these tensors, by default all, once there is memory for them."""
+        pipeline = self._unannounced(manifest, names)
+        self._announce(manifest, pipeline.nbytes, pipeline.tensors)
+        await self._reserve(pipeline.nbytes + pipeline.staging)
+        return pipeline
+
+    def _unannounced(self, manifest: Manifest, names: Collection[str] | None) -> Pipeline:
         resources = self._resources
-        pipeline = Pipeline(
+        return Pipeline(
             manifest,
             self._files,
             workers=resources.workers,
@@ -243,9 +259,6 @@ class Flow:
             names=names,
             on_tensor=self._tensor_ready,
         )
-        self._announce(manifest, pipeline.nbytes, pipeline.tensors)
-        await self._reserve(pipeline.nbytes + pipeline.staging)
-        return pipeline
 
     def _tensor_ready(self, entry: TensorEntry) -> None:
         self._emit(TensorReady(uri=self.uri, name=entry.name, nbytes=entry.nbytes))

@@ -1,9 +1,9 @@
 """A SavedModel's protocol buffer, taken apart only as far as it is needed.
 
-``saved_model.pb`` holds every function and every node of the graph that was traced, of which serving
-needs a few. Parsed whole it holds the GIL for 130 ms at 7 MB. So its messages are declared here with
-`bytes` in the place of what is to stay as it is (the two have the same form on the wire), and what
-is asked for is parsed by itself.
+``saved_model.pb`` holds every function and every node of the graph that was traced, of which
+serving needs a few. Parsed whole it holds the GIL for 130 ms at 7 MB. So its messages are declared
+here with `bytes` in the place of what is to stay as it is (the two have the same form on the wire),
+and what is asked for is parsed by itself.
 
 The numbers of the fields are those of tensorflow/core/protobuf/saved_model.proto, meta_graph.proto,
 saved_object_graph.proto, and tensorflow/core/framework/graph.proto, function.proto.
@@ -11,93 +11,51 @@ saved_object_graph.proto, and tensorflow/core/framework/graph.proto, function.pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import saved_object_graph_pb2
 
 from asyncload.errors import Corrupt, FormatError
 
 from . import CannotBuildFast
+from ._messages import declare, parse
 
-__all__ = ["SavedModelParts", "choose", "parse"]
+__all__ = ["SavedModelParts", "choose", "parse_function", "parse_operation"]
 
-_Field = descriptor_pb2.FieldDescriptorProto
-_PACKAGE = "asyncload.parts"
-
-# Message -> field -> (number, whether it is repeated, type: bytes, str, or another message here).
-_SCHEMA: Mapping[str, Mapping[str, tuple[int, bool, Any]]] = {
-    "SavedModel": {"meta_graphs": (2, True, bytes)},
-    "MetaGraph": {
-        "graph_def": (2, False, bytes),
-        "asset_file_def": (6, True, "Asset"),
-        "object_graph_def": (7, False, bytes),
+_MESSAGES = declare(
+    "asyncload.saved_model",
+    {
+        "SavedModel": {"meta_graphs": (2, True, bytes)},
+        "MetaGraph": {
+            "graph_def": (2, False, bytes),
+            "asset_file_def": (6, True, "Asset"),
+            "object_graph_def": (7, False, bytes),
+        },
+        "Asset": {"filename": (2, False, str)},
+        "Graph": {"node": (1, True, bytes), "library": (2, False, "Library")},
+        "Library": {"function": (1, True, bytes)},
+        "Function": {"signature": (1, False, "Signature"), "node_def": (3, True, bytes)},
+        "Signature": {"name": (1, False, str), "output_arg": (3, True, "Argument")},
+        "Argument": {"type": (3, False, int)},
+        "Name": {"name": (1, False, str)},
+        "Operation": {"op": (2, False, str)},
+        "ObjectGraph": {"nodes": (1, True, bytes), "concrete_functions": (2, True, "Entry")},
+        "Entry": {"key": (1, False, str), "value": (2, False, bytes)},
     },
-    "Asset": {"filename": (2, False, str)},
-    "Graph": {"node": (1, True, bytes), "library": (2, False, "Library")},
-    "Library": {"function": (1, True, bytes)},
-    "Function": {"signature": (1, False, "Signature"), "node_def": (3, True, bytes)},
-    "Signature": {"name": (1, False, str), "output_arg": (3, True, "Argument")},
-    "Argument": {"type": (3, False, int)},
-    "Name": {"name": (1, False, str)},
-    "Operation": {"op": (2, False, str)},
-    "ObjectGraph": {"nodes": (1, True, bytes), "concrete_functions": (2, True, "Entry")},
-    "Entry": {"key": (1, False, str), "value": (2, False, bytes)},
-}
+)
 
 
-_SCALARS = {bytes: _Field.TYPE_BYTES, str: _Field.TYPE_STRING, int: _Field.TYPE_INT64}
+def parse_function(data: bytes, *, uri: str) -> Any:
+    """Parse a ``FunctionDef`` but for its nodes, which stay bytes."""
+    return parse(_MESSAGES["Function"], data, uri=uri)
 
 
-def _declare() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="asyncload/parts.proto", package=_PACKAGE, syntax="proto3"
-    )
-    for name, fields in _SCHEMA.items():
-        declared = file.message_type.add(name=name)
-        for field, (number, repeated, kind) in fields.items():
-            added = declared.field.add(name=field, number=number)
-            added.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-            if isinstance(kind, str):
-                added.type, added.type_name = _Field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
-            else:
-                added.type = _SCALARS[kind]
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(
-            pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")
-        )
-        for name in _SCHEMA
-    }
-
-
-_MESSAGES = _declare()
-
-
-def parse(kind: str | type[Any], data: bytes, *, uri: str) -> Any:
-    """Parse one message.
-
-    Args:
-        kind: a class of protocol buffers, or the name of one of the messages declared here.
-        data: its bytes.
-        uri: for messages.
-
-    Raises:
-        Corrupt: they are no such message.
-    """
-    cls: Any = _MESSAGES[kind] if isinstance(kind, str) else kind
-    try:
-        return cls.FromString(data)
-    except message.DecodeError as error:
-        raise Corrupt(
-            f"is damaged: no {cls.DESCRIPTOR.name} where one is expected ({error}). Copy or export "
-            "the model again.",
-            uri=uri,
-        ) from error
+def parse_operation(node: bytes, *, uri: str) -> str:
+    """Return the operation of a serialized ``NodeDef``."""
+    return str(parse(_MESSAGES["Operation"], node, uri=uri).op)
 
 
 class SavedModelParts:
@@ -114,16 +72,16 @@ class SavedModelParts:
 
     def __init__(self, content: bytes, uri: str) -> None:
         self.uri = uri
-        graphs = parse("SavedModel", content, uri=uri).meta_graphs
+        graphs = parse(_MESSAGES["SavedModel"], content, uri=uri).meta_graphs
         if not graphs:
             raise Corrupt("holds no graph; copy or export the model again", uri=uri)
         if len(graphs) > 1:
             raise CannotBuildFast("it has several graphs, as TensorFlow 1 writes them")
-        graph = parse("MetaGraph", graphs[0], uri=uri)
+        graph = parse(_MESSAGES["MetaGraph"], graphs[0], uri=uri)
         if not graph.object_graph_def:
             raise CannotBuildFast("it has no object graph: TensorFlow 1 wrote it")
-        self._graph = parse("Graph", graph.graph_def, uri=uri)
-        objects = parse("ObjectGraph", graph.object_graph_def, uri=uri)
+        self._graph = parse(_MESSAGES["Graph"], graph.graph_def, uri=uri)
+        objects = parse(_MESSAGES["ObjectGraph"], graph.object_graph_def, uri=uri)
         self._nodes: list[bytes] = list(objects.nodes)
         self._concrete = {entry.key: entry.value for entry in objects.concrete_functions}
         self._parsed: dict[int, Any] = {}
@@ -134,7 +92,7 @@ class SavedModelParts:
         """The serialized function definitions by name."""
         found: dict[str, bytes] = {}
         for data in self._graph.library.function:
-            found[parse("Function", data, uri=self.uri).signature.name] = data
+            found[parse_function(data, uri=self.uri).signature.name] = data
         return found
 
     def node(self, number: int) -> Any:
@@ -196,7 +154,7 @@ class SavedModelParts:
         wanted = set(operations)
         found: dict[str, Any] = {}
         for data in self._graph.node if wanted else ():
-            name = parse("Name", data, uri=self.uri).name
+            name = parse(_MESSAGES["Name"], data, uri=self.uri).name
             if name in wanted:
                 node = parse(node_def_pb2.NodeDef, data, uri=self.uri)
                 found[name] = node.attr["value"].tensor

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from asyncload.errors import Corrupt
 
 from . import _private
-from ._saved_model import SavedModelParts, parse
+from ._saved_model import SavedModelParts, parse_function, parse_operation
 
 __all__ = ["register"]
 
@@ -33,7 +33,8 @@ def register(parts: SavedModelParts, wanted: Iterable[str]) -> _private.Library:
     while waiting:
         name = waiting.pop()
         if name not in calls:
-            calls[name], *prepared[name] = _prepare(parts, library, name)
+            calls[name], definition, outputs = _prepare(parts, library, name)
+            prepared[name] = definition, outputs
             waiting.extend(calls[name])
     for name in _callees_first(calls, parts.uri):
         library.add(name, *prepared[name])
@@ -49,8 +50,8 @@ def _prepare(
         raise Corrupt(
             f"has no function {name!r}, which it calls; export the model again", uri=parts.uri
         )
-    function = parse("Function", definition, uri=parts.uri)
-    operations = [parse("Operation", node, uri=parts.uri).op for node in function.node_def]
+    function = parse_function(definition, uri=parts.uri)
+    operations = [parse_operation(node, uri=parts.uri) for node in function.node_def]
     called = _private.rename_calls(function.node_def, operations, library, parts.functions)
     function.signature.name = library.new_name(name)
     outputs = [result.type for result in function.signature.output_arg]

@@ -17,7 +17,8 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from asyncload.errors import Corrupt
 
 from . import CannotBuildFast
-from ._saved_model import SavedModelParts, parse
+from ._messages import parse
+from ._saved_model import SavedModelParts
 
 __all__ = ["CheckpointKeys", "Resource", "ServingPlan", "checkpoint_keys", "plan_serving"]
 

@@ -1,13 +1,13 @@
 """Serve signatures of a SavedModel without making the object that was saved.
 
-``tf.saved_model.load`` makes every function of a SavedModel anew, in Python. A signature needs its own
-function, those that it calls, and the variables, constants and tables that they are bound to:
+``tf.saved_model.load`` makes every function of a SavedModel anew, in Python. A signature needs its
+own function, those that it calls, and the variables, constants and tables that they are bound to:
 the functions are registered with the runtime as they are, and bound to the memory that was read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -42,9 +42,7 @@ class SignaturesBuild:
 
     suffix = ""
 
-    def __init__(
-        self, *, uri: str, signatures: Collection[str] | None, folder: str | None
-    ) -> None:
+    def __init__(self, *, uri: str, signatures: Collection[str] | None, folder: str | None) -> None:
         self._uri = uri
         self._names = signatures
         self._folder = folder
@@ -92,7 +90,9 @@ class SignaturesBuild:
                 self._library = register(self._parts, self._plan.concrete)
                 self._bound = Bound(self._parts, self._plan, self._library, self._folder)
             except tf.errors.OpError as error:
-                raise CannotBuildFast(f"TensorFlow refuses its functions: {error.message}") from error
+                raise CannotBuildFast(
+                    f"TensorFlow refuses its functions: {error.message}"
+                ) from error
 
     def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Signatures:
         """Give variables and tables their values, and return the signatures.
@@ -114,7 +114,9 @@ class SignaturesBuild:
                     f"a table or another resource of it cannot be initialised: {error.message}",
                     uri=self._uri,
                 ) from error
-            return Signatures({name: self._signature(name) for name in self._plan.signatures}, self._uri)
+            return Signatures(
+                {name: self._signature(name) for name in self._plan.signatures}, self._uri
+            )
 
     def _signature(self, name: str) -> Signature:
         bare = self._plan.signatures[name]
@@ -123,7 +125,7 @@ class SignaturesBuild:
         _, keywords = _private.decode_structure(concrete.canonicalized_input_signature)
         outputs = _private.decode_structure(concrete.output_signature)
         inputs = {keyword: keywords[keyword] for keyword in bare.argument_keywords}
-        run = _runner(self._library, self._bound, function, outputs)
+        run = _Run(self._library, self._bound, function, outputs)
         return Signature(name, inputs, outputs, run)
 
     def load_stock(self, path: str) -> Signatures:
@@ -145,17 +147,21 @@ class SignaturesBuild:
         return Signatures({name: _of_stock(name, loaded[name]) for name in names}, self._uri)
 
 
-def _runner(
-    library: _private.Library, bound: Bound, function: str, outputs: Any
-) -> Callable[[list[Any]], Any]:
-    """Return what runs a function on its inputs: it alone keeps everything alive."""
-    captures = bound.captures(function)
+class _Run:
+    """Runs a function on its inputs, and keeps all that it needs alive."""
 
-    def run(inputs: list[Any], bound: Bound = bound) -> Any:
-        results = library.call(function, [*inputs, *captures])
-        return tf.nest.pack_sequence_as(outputs, results, expand_composites=True)
+    def __init__(
+        self, library: _private.Library, bound: Bound, function: str, outputs: Any
+    ) -> None:
+        self._library = library
+        self._bound = bound
+        self._captures = bound.captures(function)
+        self._function = function
+        self._outputs = outputs
 
-    return run
+    def __call__(self, inputs: list[Any]) -> Any:
+        results = self._library.call(self._function, [*inputs, *self._captures])
+        return tf.nest.pack_sequence_as(self._outputs, results, expand_composites=True)
 
 
 def _of_stock(name: str, concrete: Any) -> Signature:

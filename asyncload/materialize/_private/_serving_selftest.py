@@ -65,8 +65,9 @@ def serving_path() -> bool:
     except Exception as error:
         _logger.debug("the fast path for SavedModels failed its self-test", exc_info=True)
         warnings.warn(
-            f"asyncload cannot use its fast path for SavedModels with TensorFlow {tf.__version__} "
-            f"({error}); they load through tf.saved_model.load instead, slower, with the same result",
+            "asyncload cannot use its fast path for SavedModels with TensorFlow "
+            f"{tf.__version__} ({error}); they load through tf.saved_model.load instead, slower, "
+            "with the same result",
             RuntimeWarning,
             stacklevel=2,
         )
