@@ -13,7 +13,7 @@ from typing import Self
 
 import anyio
 
-from asyncload.errors import DecodeError, FormatError, MismatchError, SourceError
+from asyncload.errors import FormatError, SourceError
 from asyncload.interfaces import Format, Indexing, Reader
 from asyncload.manifest import Manifest, file_version
 
@@ -43,8 +43,8 @@ class _Place:
 class Recall:
     """Enter it for the time of one load, and let it index.
 
-    An index is kept once its load has ended well, in spare time. One that turns out not to fit its
-    file is dropped, and the next load indexes anew.
+    An index is kept once its load has ended well, in spare time. One whose load failed, whatever
+    for, is dropped, and the next load indexes anew.
 
     Args:
         cache: where indexes are kept; ``None`` for nowhere.
@@ -72,7 +72,7 @@ class Recall:
     ) -> None:
         if error is None and self._keep is not None:
             self._spare_time(self._keep)
-        elif isinstance(error, FormatError | DecodeError | MismatchError) and self._drop:
+        elif isinstance(error, Exception) and self._drop is not None:
             self._spare_time(self._drop)
 
     async def index(self, chosen: Format, indexing: Indexing) -> Manifest:
@@ -90,7 +90,7 @@ class Recall:
         entry = await indexing.workers.run_in_thread(_look_up, cache, key, _place(own))
         if entry is not None and await _reopen(entry, indexing):
             self.hit = True
-            self._drop = functools.partial(cache.remove, key.digest, "does not fit its file")
+            self._drop = functools.partial(cache.remove, key.digest, "was of no use to a load")
             indexing.publish(entry.manifest.documents)
             return replace(entry.manifest, uri=indexing.source.uri)
         manifest = await chosen.index(indexing)

