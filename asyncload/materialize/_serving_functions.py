@@ -27,24 +27,19 @@ def register(parts: SavedModelParts, wanted: Iterable[str]) -> _private.Library:
         tf.errors.OpError: the runtime refuses one.
     """
     library = _private.Library()
-    calls: dict[str, list[str]] = {}
-    prepared: dict[str, tuple[bytes, list[int]]] = {}
+    drafts: dict[str, _private.Draft] = {}
     waiting = list(wanted)
     while waiting:
         name = waiting.pop()
-        if name not in calls:
-            calls[name], definition, outputs = _prepare(parts, library, name)
-            prepared[name] = definition, outputs
-            waiting.extend(calls[name])
-    for name in _callees_first(calls, parts.uri):
-        library.add(name, *prepared[name])
+        if name not in drafts:
+            drafts[name] = _draft(parts, name)
+            waiting.extend(drafts[name].calls)
+    for name in _callees_first({name: draft.calls for name, draft in drafts.items()}, parts.uri):
+        library.add(name, drafts[name])
     return library
 
 
-def _prepare(
-    parts: SavedModelParts, library: _private.Library, name: str
-) -> tuple[list[str], bytes, list[int]]:
-    """Return what a function calls, its definition with new names, and its outputs' dtypes."""
+def _draft(parts: SavedModelParts, name: str) -> _private.Draft:
     definition = parts.functions.get(name)
     if definition is None:
         raise Corrupt(
@@ -52,10 +47,7 @@ def _prepare(
         )
     function = parse_function(definition, uri=parts.uri)
     operations = [parse_operation(node, uri=parts.uri) for node in function.node_def]
-    called = _private.rename_calls(function.node_def, operations, library, parts.functions)
-    function.signature.name = library.new_name(name)
-    outputs = [result.type for result in function.signature.output_arg]
-    return called, function.SerializeToString(), outputs
+    return _private.Draft(function, operations, parts.functions)
 
 
 def _callees_first(calls: dict[str, list[str]], uri: str) -> Iterator[str]:

@@ -29,13 +29,14 @@ For SavedModels, these are:
 from __future__ import annotations
 
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
-from ._functions import Library, constant, decode_structure, rename_calls, variable_handle
+from ._functions import Draft, Library, constant, decode_structure, variable_handle
 from ._selftest import fast_path
 from ._serving_selftest import serving_path
 from ._state import StateLoader, StateStore
 from ._variables import as_tensor
 
 __all__ = [
+    "Draft",
     "Library",
     "Skeleton",
     "StateLoader",
@@ -48,7 +49,6 @@ __all__ = [
     "deserialize",
     "fast_path",
     "is_registered",
-    "rename_calls",
     "serving_path",
     "variable_handle",
 ]

@@ -1,10 +1,20 @@
-"""Functions of a SavedModel in the eager runtime: registered, called and removed."""
+"""Functions of a SavedModel in the eager runtime: registered, called and removed.
+
+TensorFlow instantiates a function when it is first called, for seconds, and keeps what came of it
+under the function's name. So functions are named after what they consist of: a model that has the
+same functions as another one in this process (its next version, most often) shares them, and its
+first call is as fast as the other's last.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import re
+import threading
 import weakref
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +32,7 @@ from tensorflow.python.framework import (
 from tensorflow.python.ops import gen_functional_ops, resource_variable_ops
 from tensorflow.python.saved_model import nested_structure_coder
 
-__all__ = ["Library", "constant", "decode_structure", "rename_calls", "variable_handle"]
+__all__ = ["Draft", "Library", "constant", "decode_structure", "variable_handle"]
 
 
 def decode_structure(proto: Any) -> Any:
@@ -71,55 +81,72 @@ def _traits(operation: str) -> _Traits:
     return _Traits(calls, shared[0] if shared else None) if calls or shared else _PLAIN
 
 
-def rename_calls(
-    nodes: Any, operations: Iterable[str], library: Library, functions: Container[str]
-) -> list[str]:
-    """Make the nodes of a function fit for one load, as ``tf.saved_model.load`` does.
-
-    Functions that they call get new names, and resources that they share by name are shared within
-    this load only (saved_model/function_deserialization.py, ``fix_node_def``).
+class Draft:
+    """The definition of a function, on its way to a `Library`.
 
     Args:
-        nodes: serialized ``NodeDef``s; those that change are replaced.
-        operations: the operation of each.
-        library: what the functions are to be registered in.
+        function: a ``FunctionDef``, or a message that has its name, its outputs' dtypes and its
+            nodes as bytes (``node_def``), and keeps the rest.
+        operations: the operation of each node.
         functions: the names of all functions there are.
 
-    Returns:
-        The functions that are called, by their old names.
+    Attributes:
+        calls: the functions that it calls.
     """
-    called: list[str] = []
-    for index, operation in enumerate(operations):
-        traits = _traits(operation)
-        if traits is _PLAIN:
-            continue
-        node = node_def_pb2.NodeDef.FromString(nodes[index])
-        if traits.calls:
-            called.extend(_rename_functions(node, library, functions))
-        if traits.shared is not None:
-            _rename_shared(node, traits.shared, library.suffix)
-        nodes[index] = node.SerializeToString()
-    return called
+
+    def __init__(self, function: Any, operations: Iterable[str], functions: Container[str]) -> None:
+        self._function = function
+        self._nodes: list[tuple[int, _Traits, Any]] = []
+        self.calls: list[str] = []
+        for index, operation in enumerate(operations):
+            traits = _traits(operation)
+            if traits is _PLAIN:
+                continue
+            node = node_def_pb2.NodeDef.FromString(function.node_def[index])
+            self._nodes.append((index, traits, node))
+            if node.op in functions:
+                self.calls.append(node.op)
+            self.calls.extend(reference.name for reference in _references(node))
+
+    def finish(self, names: Mapping[str, str], suffix: str) -> tuple[str, bytes, list[int]]:
+        """Give functions and shared resources the names that they have in this process.
+
+        As ``tf.saved_model.load`` does (saved_model/function_deserialization.py,
+        ``fix_node_def``), resources that functions share by name are shared within one load only.
+
+        Args:
+            names: the new name of every function that this one calls.
+            suffix: unique to the load.
+
+        Returns:
+            Its own new name, its serialized ``FunctionDef``, and its outputs' dtypes as protocol
+            buffers number them.
+        """
+        function = self._function
+        own = any(traits.shared is not None for _, traits, _ in self._nodes)
+        for index, traits, node in self._nodes:
+            node.op = names.get(node.op, node.op)
+            for reference in _references(node):
+                reference.name = names[reference.name]
+            if traits.shared is not None:
+                _rename_shared(node, traits.shared, suffix)
+            function.node_def[index] = node.SerializeToString(deterministic=True)
+        readable = re.sub(r"_\d+$", "", function.signature.name)
+        function.signature.name = ""
+        digest = hashlib.sha256(function.SerializeToString(deterministic=True)).hexdigest()
+        name = f"{readable}_{digest[:32]}{suffix if own else ''}"
+        function.signature.name = name
+        outputs = [result.type for result in function.signature.output_arg]
+        return name, function.SerializeToString(), outputs
 
 
-def _rename_functions(node: Any, library: Library, functions: Container[str]) -> Iterator[str]:
-    if node.op in functions:
-        yield node.op
-        node.op = library.new_name(node.op)
+def _references(node: Any) -> Iterator[Any]:
     for attribute in node.attr.values():
-        for reference in _references(attribute):
-            yield reference.name
-            reference.name = library.new_name(reference.name)
-
-
-def _references(attribute: Any) -> Iterable[Any]:
-    match attribute.WhichOneof("value"):
-        case "func":
-            return (attribute.func,)
-        case "list":
-            return tuple(attribute.list.func)
-        case _:
-            return ()
+        match attribute.WhichOneof("value"):
+            case "func":
+                yield attribute.func
+            case "list":
+                yield from attribute.list.func
 
 
 def _rename_shared(node: Any, default: bytes, suffix: str) -> None:
@@ -132,41 +159,47 @@ def _rename_shared(node: Any, default: bytes, suffix: str) -> None:
 
 # --- the runtime -------------------------------------------------------------------------
 
+# Names in the runtime, and how many libraries have them. Reentrant, as collecting garbage may end
+# a library at any time, in any thread.
+_users: Counter[str] = Counter()
+_users_lock = threading.RLock()
+
 
 class Library:
     """Functions that are registered with the eager runtime for as long as this object lives.
 
     Attributes:
-        suffix: what makes names of this load unique.
+        names: name in the SavedModel -> name in the runtime.
     """
 
     def __init__(self) -> None:
         self._eager = context.context()
         self._eager.ensure_initialized()
-        self.suffix = f"_asyncload_{ops.uid()}"
+        self._suffix = f"_asyncload_{ops.uid()}"
         self._outputs: dict[str, list[int]] = {}
-        self._registered: list[str] = []
-        ending = weakref.finalize(self, _remove, self._eager, self._registered)
+        self.names: dict[str, str] = {}
+        ending = weakref.finalize(self, _remove, self._eager, self.names)
         ending.atexit = False  # the runtime goes with the process
 
-    def new_name(self, name: str) -> str:
-        """Return the name in the runtime of a function of the SavedModel."""
-        return name + self.suffix
-
-    def add(self, name: str, definition: bytes, outputs: list[int]) -> None:
-        """Register a function.
+    def add(self, name: str, draft: Draft) -> None:
+        """Register a function, after those that it calls.
 
         Args:
             name: in the SavedModel.
-            definition: a serialized ``FunctionDef`` that has its new name.
-            outputs: the dtype of each of its results, as protocol buffers number them.
+            draft: its definition.
 
         Raises:
             tf.errors.OpError: the runtime refuses it.
         """
-        # Lets other threads run; `Context.add_function_def` would serialize it once more.
-        pywrap_tfe.TFE_ContextAddFunctionDef(self._eager._handle, definition, len(definition))
-        self._registered.append(self.new_name(name))
+        registered, definition, outputs = draft.finish(self.names, self._suffix)
+        with _users_lock:
+            if not _users[registered]:
+                # Lets other threads run; `Context.add_function_def` would serialize once more.
+                pywrap_tfe.TFE_ContextAddFunctionDef(
+                    self._eager._handle, definition, len(definition)
+                )
+            _users[registered] += 1
+            self.names[name] = registered
         self._outputs[name] = outputs
 
     def call(self, name: str, inputs: Sequence[Any]) -> list[Any]:
@@ -179,7 +212,7 @@ class Library:
         Returns:
             Its results, flat.
         """
-        called, outputs = self.new_name(name), self._outputs[name]
+        called, outputs = self.names[name], self._outputs[name]
         if self._eager.executing_eagerly():
             results = self._eager.call_function(called.encode(), list(inputs), len(outputs))
         else:
@@ -187,6 +220,10 @@ class Library:
         return list(results or ())
 
 
-def _remove(eager: Any, names: list[str]) -> None:
-    for name in names:
-        eager.remove_function(name)
+def _remove(eager: Any, names: Mapping[str, str]) -> None:
+    with _users_lock:
+        for name in names.values():
+            _users[name] -= 1
+            if not _users[name]:
+                del _users[name]
+                eager.remove_function(name)

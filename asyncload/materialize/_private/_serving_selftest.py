@@ -9,7 +9,9 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from ._functions import Library, rename_calls, variable_handle
+from asyncload.materialize._saved_model import parse_function
+
+from ._functions import Draft, Library, variable_handle
 from ._variables import as_tensor
 
 __all__ = ["serving_path"]
@@ -31,26 +33,21 @@ def _try_everything() -> None:
 
     library = Library()
     called = traced.function_def.signature.name
+    # What is called stands before what calls it.
     definitions = [*traced.graph.as_graph_def().library.function, traced.function_def]
-    known = {definition.signature.name: definition for definition in definitions}
-    for name, function in known.items():
-        nodes = [node.SerializeToString() for node in function.node_def]
-        rename_calls(nodes, [node.op for node in function.node_def], library, known)
-        del function.node_def[:]
-        for node in nodes:
-            function.node_def.add().ParseFromString(node)
-        function.signature.name = library.new_name(name)
-        outputs = [result.type for result in function.signature.output_arg]
-        library.add(name, function.SerializeToString(), outputs)
+    known = [definition.signature.name for definition in definitions]
+    for name, definition in zip(known, definitions, strict=True):
+        function = parse_function(definition.SerializeToString(), uri="")
+        library.add(name, Draft(function, [node.op for node in definition.node_def], known))
     handle = variable_handle([4], tf.float32, "v")
     tensor = as_tensor(value)
     tf.raw_ops.AssignVariableOp(resource=handle, value=tensor)
     (result,) = library.call(called, [argument, handle])
     if not np.array_equal(result.numpy(), expected):
         raise AssertionError(f"a function gave {result.numpy()} instead of {expected}")
-    (names, context) = library._registered, library._eager
+    names, eager = dict(library.names), library._eager
     del library
-    if any(context.has_function(name) for name in names):
+    if any(eager.has_function(name) for name in names.values()):
         raise AssertionError("functions stay after their library")
 
 
