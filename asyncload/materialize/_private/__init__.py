@@ -21,7 +21,7 @@ For Keras models, seven things are private:
 
 For SavedModels, these are:
 
-- functions are added to, called in and removed from the eager runtime by name (`_functions`);
+- functions are added to, called in and removed from the eager runtime by name (`_serving`);
 - which attributes an operation has is asked of the registry of operations;
 - handles of variables are made without variables; nested structures of types are decoded.
 """
@@ -29,8 +29,8 @@ For SavedModels, these are:
 from __future__ import annotations
 
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
-from ._functions import Draft, Library, constant, decode_structure, variable_handle
 from ._selftest import fast_path
+from ._serving import Draft, Library, constant, decode_structure, variable_handle
 from ._serving_selftest import serving_path
 from ._state import StateLoader, StateStore
 from ._variables import as_tensor

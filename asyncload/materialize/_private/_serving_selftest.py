@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from asyncload.materialize._saved_model import parse_function
 
-from ._functions import Draft, Library, variable_handle
+from ._serving import Draft, Library, variable_handle
 from ._variables import as_tensor
 
 __all__ = ["serving_path"]
