@@ -95,11 +95,11 @@ class Flow:
         async with self._opened():
             return await self._index(_want_no_document)
 
-    async def weights(self) -> Weights:
-        """Read every tensor."""
+    async def weights(self, *, verify: bool) -> Weights:
+        """Read every tensor, and compare the checksums that they have, if ``verify``."""
         async with self._opened():
             manifest = await self._index(_want_no_document)
-            return await self._read_weights(manifest)
+            return await self._read_weights(manifest, verify)
 
     async def stream(self) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield tensors as they complete."""
@@ -130,8 +130,8 @@ class Flow:
             try:
                 manifest = await self._index(construction.begin)
                 if not construction.begun:
-                    return await self._read_weights(manifest)
-                return await self._model(manifest, construction)
+                    return await self._read_weights(manifest, options.verify)
+                return await self._model(manifest, construction, options.verify)
             finally:
                 construction.abandon()
 
@@ -182,14 +182,14 @@ class Flow:
         self._held.push_async_callback(unpacked.aclose)
         return unpacked
 
-    async def _read_weights(self, manifest: Manifest) -> Weights:
-        pipeline = self._pipeline(manifest)
+    async def _read_weights(self, manifest: Manifest, verify: bool) -> Weights:
+        pipeline = self._pipeline(manifest, verify=verify)
         await self._reserve(manifest.nbytes + pipeline.staging)
         with self._stage("read"):
             return Weights(await pipeline.run(), manifest)
 
-    async def _model(self, manifest: Manifest, construction: Construction) -> Any:
-        pipeline = self._pipeline(manifest)
+    async def _model(self, manifest: Manifest, construction: Construction, verify: bool) -> Any:
+        pipeline = self._pipeline(manifest, verify=verify)
         await self._reserve(manifest.nbytes + pipeline.staging)
         try:
             return await self._build_beside_reads(pipeline, construction)
@@ -207,7 +207,7 @@ class Flow:
         with self._stage("bind"):
             return await construction.bind(arrays, assets)
 
-    def _pipeline(self, manifest: Manifest) -> Pipeline:
+    def _pipeline(self, manifest: Manifest, *, verify: bool = True) -> Pipeline:
         resources = self._resources
         return Pipeline(
             manifest,
@@ -216,6 +216,7 @@ class Flow:
             slabs=resources.slabs,
             arenas=resources.arenas,
             on_tensor=self._tensor_ready,
+            verify=verify,
         )
 
     def _tensor_ready(self, entry: TensorEntry) -> None:
