@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -67,6 +68,11 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """
     extension = _EXTENSION_DTYPES.get(name)
     return extension if extension is not None else np.dtype(name)
+
+
+@lru_cache(maxsize=64)
+def _itemsize(dtype: str) -> int:
+    return numpy_dtype(dtype).itemsize
 
 
 def file_version(status: os.stat_result) -> str:
@@ -245,7 +251,7 @@ class TensorEntry:
     @property
     def nbytes(self) -> int:
         """Bytes of the decoded array; of `Strings`, those of the references to them."""
-        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
+        return math.prod(self.shape) * _itemsize(self.dtype)
 
     def spans(self) -> tuple[tuple[int, int], ...]:
         """Return (offset, length) of each stored stretch of bytes, in the codec's order.

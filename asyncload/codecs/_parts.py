@@ -19,14 +19,15 @@ def put_together(entry: TensorEntry, stored: Sequence[memoryview], out: memoryvi
 
     Args:
         entry: what is stored.
-        stored: the bytes of each part, in their order.
+        stored: the bytes of each part that has any, in their order.
         out: ``entry.nbytes`` writable bytes.
     """
     if not isinstance(entry.encoding, Partitioned):
         raise DecodeError("is not stored in parts", tensor=entry.name)
     carrier = Elements.of(entry.dtype).carrier
     whole = np.frombuffer(out, carrier).reshape(entry.shape)
-    for part, content in zip(entry.encoding.parts, stored, strict=True):
+    parts = [part for part in entry.encoding.parts if part.length]
+    for part, content in zip(parts, stored, strict=True):
         place = tuple(
             slice(start, start + size) for start, size in zip(part.origin, part.shape, strict=True)
         )

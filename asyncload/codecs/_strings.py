@@ -22,7 +22,7 @@ _VARINT = 10  # bytes at most
 _LONG = 1 << 32  # a length from which on it is summed up as a uint64
 
 
-def decode_strings(entry: TensorEntry, stored: memoryview, *, verify: bool = True) -> Array:
+def decode_strings(entry: TensorEntry, stored: memoryview, verify: bool = True) -> Array:
     """Return the read-only array of a `Strings` tensor.
 
     Args:

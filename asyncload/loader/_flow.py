@@ -114,17 +114,17 @@ class Flow:
             self._announce(manifest, manifest.nbytes, len(manifest.tensors))
             return manifest
 
-    async def weights(self) -> Weights:
-        """Read every tensor."""
+    async def weights(self, *, verify: bool) -> Weights:
+        """Read every tensor, and compare the checksums that they have, if ``verify``."""
         async with self._opened():
             manifest = await self._index(_want_no_document)
-            return await self._read_weights(manifest)
+            return await self._read_weights(manifest, verify)
 
     async def stream(self) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield tensors as they complete."""
         async with self._opened():
             manifest = await self._index(_want_no_document)
-            pipeline = await self._pipeline(manifest)
+            pipeline = await self._pipeline(manifest, verify=True)
             async with aclosing(pipeline.stream()) as tensors:
                 async for item in tensors:
                     yield item
@@ -152,8 +152,8 @@ class Flow:
             try:
                 manifest = await self._index(construction.begin)
                 if not construction.begun:
-                    return await self._read_weights(manifest)
-                model = await self._model(manifest, construction)
+                    return await self._read_weights(manifest, options.verify)
+                model = await self._model(manifest, construction, options.verify)
                 if options.warms_up:
                     await self._warm_up(manifest, model, construction)
                 return model
@@ -208,15 +208,15 @@ class Flow:
         self._held.push_async_callback(unpacked.aclose)
         return unpacked
 
-    async def _read_weights(self, manifest: Manifest) -> Weights:
-        pipeline = await self._pipeline(manifest)
+    async def _read_weights(self, manifest: Manifest, verify: bool) -> Weights:
+        pipeline = await self._pipeline(manifest, verify=verify)
         with self._stage("read"):
             return Weights(await pipeline.run(), manifest)
 
-    async def _model(self, manifest: Manifest, construction: Construction) -> Any:
+    async def _model(self, manifest: Manifest, construction: Construction, verify: bool) -> Any:
         try:
             tensors, assets = await construction.wanted(manifest, self._resources.workers)
-            pipeline = await self._pipeline(manifest, tensors)
+            pipeline = await self._pipeline(manifest, tensors, verify=verify)
             return await self._build_beside_reads(pipeline, assets, construction)
         except CannotBuildFast as reason:
             self._emit(FellBack(uri=self.uri, reason=str(reason)))
@@ -237,18 +237,22 @@ class Flow:
 
     async def _warm_up(self, manifest: Manifest, model: Any, construction: Construction) -> None:
         with self._stage("warm-up"):
-            pipeline = self._unannounced(manifest, ())
+            pipeline = self._unannounced(manifest, (), verify=False)
             saved = await pipeline.assets([WARMUP_REQUESTS])
             await construction.warm_up(model, next(iter(saved.values()), None))
 
-    async def _pipeline(self, manifest: Manifest, names: Collection[str] | None = None) -> Pipeline:
+    async def _pipeline(
+        self, manifest: Manifest, names: Collection[str] | None = None, *, verify: bool
+    ) -> Pipeline:
         """Make what reads these tensors, by default all, once there is memory for them."""
-        pipeline = self._unannounced(manifest, names)
+        pipeline = self._unannounced(manifest, names, verify=verify)
         self._announce(manifest, pipeline.nbytes, pipeline.tensors)
         await self._reserve(pipeline.nbytes + pipeline.staging)
         return pipeline
 
-    def _unannounced(self, manifest: Manifest, names: Collection[str] | None) -> Pipeline:
+    def _unannounced(
+        self, manifest: Manifest, names: Collection[str] | None, *, verify: bool
+    ) -> Pipeline:
         resources = self._resources
         return Pipeline(
             manifest,
@@ -258,6 +262,7 @@ class Flow:
             arenas=resources.arenas,
             names=names,
             on_tensor=self._tensor_ready,
+            verify=verify,
         )
 
     def _tensor_ready(self, entry: TensorEntry) -> None:

@@ -206,18 +206,20 @@ class Loader:
         """
         return await self.prefetch(uri, **options)
 
-    async def load_weights(self, uri: URI) -> Weights:
+    async def load_weights(self, uri: URI, *, verify: bool = True) -> Weights:
         """Load the tensors of a file of any format, without building a model or TensorFlow.
 
         Args:
             uri: as `load` takes it.
+            verify: compare the checksums that a checkpoint has of its tensors; one that is wrong
+                is `Corrupt`.
 
         Returns:
             Name -> read-only array, names as the file has them (``layers/dense/vars/0``).
 
         Raises: as `load` does, but for `MismatchError`.
         """
-        return await self._start(uri, lambda flow: flow.weights())
+        return await self._start(uri, lambda flow: flow.weights(verify=verify))
 
     async def inspect(self, uri: URI) -> Manifest:
         """Read the index of a file, and none of its tensors.
