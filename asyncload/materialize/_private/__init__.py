@@ -23,18 +23,39 @@ Seven things are private:
 from __future__ import annotations
 
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
-from ._selftest import fast_path
+from ._selftest import fast_path, trackables_work
 from ._state import StateLoader, StateStore
+from ._trackables import (
+    CannotRestore,
+    Restorable,
+    TargetGraph,
+    Wanted,
+    describe,
+    global_restorables,
+    has_values,
+    is_trackable,
+    restorables,
+)
 from ._variables import as_tensor
 
 __all__ = [
+    "CannotRestore",
+    "Restorable",
     "Skeleton",
     "StateLoader",
     "StateStore",
+    "TargetGraph",
+    "Wanted",
     "as_tensor",
     "capture_scopes",
     "compile_as_saved",
+    "describe",
     "deserialize",
     "fast_path",
+    "global_restorables",
+    "has_values",
     "is_registered",
+    "is_trackable",
+    "restorables",
+    "trackables_work",
 ]
