@@ -59,7 +59,8 @@ def match_objects(target: TargetGraph, nodes: Sequence[Node]) -> Plan:
         CannotRestore: an object reads files of its own.
     """
     bound = _bind(target, nodes)
-    paths = {id(trackable): path for path, trackable in target.objects()}
+    objects = list(target.objects())
+    paths = {id(trackable): path for path, trackable in objects}
     plan = Plan()
     planned: set[int] = set()  # objects; the first node that stands for one gives its values
     unused = {number: node.attributes for number, node in enumerate(nodes)}
@@ -78,7 +79,7 @@ def match_objects(target: TargetGraph, nodes: Sequence[Node]) -> Plan:
         if number != _counter(nodes)
     ]
     has_counter = _counter(nodes) is not None
-    for path, trackable in target.objects():
+    for path, trackable in objects:
         optional = path == _COUNTER and not has_counter
         if id(trackable) not in planned and not optional and _private.has_values(trackable):
             plan.missing.append((path, trackable))

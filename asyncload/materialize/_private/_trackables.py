@@ -357,7 +357,7 @@ class TargetGraph:
 
     def _slots(self, found: list[Any], names: Mapping[int, str]) -> Iterator[tuple[str, Any]]:
         for optimizer in found:
-            if "get_slot_names" not in dir(type(optimizer)):
+            if not hasattr(type(optimizer), "get_slot_names"):
                 continue
             for slot in optimizer.get_slot_names():
                 for variable in found:
