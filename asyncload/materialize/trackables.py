@@ -27,7 +27,15 @@ from ._private import Restorable, TargetGraph, Wanted
 from ._turns import one_build_at_a_time
 from .quiet import quiet
 
-__all__ = ["CheckpointAssignment", "Plan", "execute", "match_by_name", "match_objects", "misfits"]
+__all__ = [
+    "CheckpointAssignment",
+    "Plan",
+    "describe_missing",
+    "execute",
+    "match_by_name",
+    "match_objects",
+    "misfits",
+]
 
 Array = npt.NDArray[Any]
 
@@ -166,6 +174,15 @@ def misfits(plan: Plan, arrays: Mapping[str, Array]) -> list[str]:
                     f"{_found(array)}"
                 )
     return lines
+
+
+def describe_missing(plan: Plan) -> list[str]:
+    """Say of every object that has values, but none in the checkpoint, what they are."""
+    return [
+        f"{path or 'the target itself'}: the target has {_private.describe(trackable)}, the "
+        "checkpoint has nothing for it"
+        for path, trackable in plan.missing
+    ]
 
 
 def _fits(wanted: Wanted, array: Array) -> bool:
@@ -317,11 +334,7 @@ class CheckpointAssignment:
     def _check(self, plan: Plan, nodes: Sequence[Node] | None, arrays: Mapping[str, Array]) -> None:
         lines = misfits(plan, arrays)
         if not self._partial:
-            lines += [
-                f"{path or 'the target itself'}: the target has {_private.describe(trackable)}, "
-                "the checkpoint has nothing for it"
-                for path, trackable in plan.missing
-            ]
+            lines += describe_missing(plan)
             lines += [
                 f"{key}: the checkpoint has "
                 f"{_found(arrays[key]) if key in arrays else 'it'}, the target has no such value"

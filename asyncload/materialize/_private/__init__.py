@@ -23,7 +23,8 @@ Seven things are private:
 from __future__ import annotations
 
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
-from ._selftest import fast_path, trackables_work
+from ._saved_model import NoObjectGraph, Reconstruction
+from ._selftest import fast_path, saved_models_work, trackables_work
 from ._state import StateLoader, StateStore
 from ._trackables import (
     CannotRestore,
@@ -40,6 +41,8 @@ from ._variables import as_tensor
 
 __all__ = [
     "CannotRestore",
+    "NoObjectGraph",
+    "Reconstruction",
     "Restorable",
     "Skeleton",
     "StateLoader",
@@ -57,5 +60,6 @@ __all__ = [
     "is_registered",
     "is_trackable",
     "restorables",
+    "saved_models_work",
     "trackables_work",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable
 
@@ -12,11 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from ._build import Skeleton, deserialize
+from ._saved_model import Reconstruction
 from ._state import StateLoader, StateStore
 from ._trackables import TargetGraph, restorables
 from ._variables import Array
 
-__all__ = ["fast_path", "trackables_work"]
+__all__ = ["fast_path", "saved_models_work", "trackables_work"]
 
 _logger = logging.getLogger("asyncload")
 
@@ -90,6 +92,31 @@ def _try_trackables() -> None:
 def trackables_work() -> bool:
     """Whether values get into trackable objects; tried at the first call, as `fast_path` is."""
     return _passes(_try_trackables, "tf.train.Checkpoint.restore and tf.saved_model.load")
+
+
+def _try_saved_models() -> None:
+    """Take a SavedModel apart and put it together again, around a table's initialiser."""
+    module = tf.Module()
+    module.variable = tf.Variable([1.0, 2.0])
+    keys = tf.lookup.KeyValueTensorInitializer([3], [4], tf.int64, tf.int64)
+    module.table = tf.lookup.StaticHashTable(keys, -1)
+    spec = [tf.TensorSpec([], tf.int64)]
+    module.call = tf.function(module.table.lookup, input_signature=spec)
+    with tempfile.TemporaryDirectory(prefix="asyncload-") as folder:
+        tf.saved_model.save(module, folder)
+        made = Reconstruction(folder)
+    if made.root.variable.is_initialized():
+        raise AssertionError("tf.saved_model.load reads values")
+    made.root.variable.assign(module.variable)
+    made.finish()
+    if made.root.call(tf.constant(3, tf.int64)).numpy() != 4:
+        raise AssertionError("a table of a SavedModel is not initialised")
+
+
+@functools.cache
+def saved_models_work() -> bool:
+    """Whether SavedModels can be loaded in two steps; tried at the first call, as the others."""
+    return _passes(_try_saved_models, "tf.saved_model.load")
 
 
 @functools.cache
