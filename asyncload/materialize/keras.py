@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,15 +21,12 @@ from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
 from ._trust import check_config
+from ._turns import one_build_at_a_time
 from .quiet import quiet
 
 __all__ = ["ModelBuild", "capture_scopes"]
 
 Array = npt.NDArray[Any]
-
-# Keras keeps its scopes and names by thread, but TensorFlow's variables are not made safely
-# by two threads at once (keras IS_THREAD_SAFE, tensorflow#78338).
-_one_build_at_a_time = threading.RLock()
 
 capture_scopes = _private.capture_scopes
 
@@ -95,7 +91,7 @@ class ModelBuild:
         """
         if not _private.fast_path():
             raise CannotBuildFast("the fast path failed its self-test")
-        with _one_build_at_a_time, self._scopes(), quiet():
+        with one_build_at_a_time, self._scopes(), quiet():
             try:
                 with self._skeleton.active():
                     self._model = _private.deserialize(
@@ -121,7 +117,7 @@ class ModelBuild:
         """
         with tempfile.TemporaryDirectory(prefix="asyncload-assets-") as folder:
             where = _write_assets(assets, Path(folder)) if assets else None
-            with _one_build_at_a_time, self._scopes(), quiet():
+            with one_build_at_a_time, self._scopes(), quiet():
                 return self._bind(arrays, where)
 
     def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> Any:
@@ -153,7 +149,7 @@ class ModelBuild:
         Raises:
             FormatError: Keras could not load it either.
         """
-        with _one_build_at_a_time, self._scopes(), quiet():
+        with one_build_at_a_time, self._scopes(), quiet():
             try:
                 return keras.models.load_model(
                     path,

@@ -29,26 +29,51 @@ For SavedModels, these are:
 from __future__ import annotations
 
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
-from ._selftest import fast_path
+from ._saved_model import NoObjectGraph, Reconstruction
+from ._selftest import fast_path, saved_models_work, trackables_work
 from ._serving import Draft, Library, constant, decode_structure, variable_handle
 from ._serving_selftest import serving_path
 from ._state import StateLoader, StateStore
+from ._trackables import (
+    CannotRestore,
+    Restorable,
+    TargetGraph,
+    Wanted,
+    describe,
+    global_restorables,
+    has_values,
+    is_trackable,
+    restorables,
+)
 from ._variables import as_tensor
 
 __all__ = [
+    "CannotRestore",
     "Draft",
     "Library",
+    "NoObjectGraph",
+    "Reconstruction",
+    "Restorable",
     "Skeleton",
     "StateLoader",
     "StateStore",
+    "TargetGraph",
+    "Wanted",
     "as_tensor",
     "capture_scopes",
     "compile_as_saved",
     "constant",
     "decode_structure",
+    "describe",
     "deserialize",
     "fast_path",
+    "global_restorables",
+    "has_values",
     "is_registered",
+    "is_trackable",
+    "restorables",
+    "saved_models_work",
     "serving_path",
+    "trackables_work",
     "variable_handle",
 ]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
+import tempfile
 import warnings
+from collections.abc import Callable
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from ._build import Skeleton, deserialize
+from ._saved_model import Reconstruction
 from ._state import StateLoader, StateStore
+from ._trackables import TargetGraph, restorables
 from ._variables import Array
 
-__all__ = ["fast_path"]
+__all__ = ["fast_path", "saved_models_work", "trackables_work"]
 
 _logger = logging.getLogger("asyncload")
 
@@ -29,11 +34,7 @@ def _try_everything() -> None:
     for index, layer in enumerate(stock.layers):
         path = f"layers/{('dense', 'batch_normalization')[index]}/vars"
         for number, variable in enumerate(layer.weights):
-            buffer = np.empty(variable.numpy().nbytes + 64, np.uint8)
-            start = -buffer.ctypes.data % 64
-            view = buffer[start : start + variable.numpy().nbytes].view(variable.dtype)
-            view[:] = variable.numpy().ravel() + number + 1
-            state[f"{path}/{number}"] = view.reshape(variable.shape)
+            state[f"{path}/{number}"] = _aligned(variable.numpy() + number + 1)
     skeleton = Skeleton()
     with skeleton.active():
         built = deserialize(config, None, True)
@@ -52,21 +53,92 @@ def _try_everything() -> None:
     built(np.ones((1, 3), "float32"))
 
 
+def _aligned(value: Array) -> Array:
+    buffer = np.empty(value.nbytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    view = buffer[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    view[...] = value
+    return view
+
+
+def _try_trackables() -> None:
+    """Put values into a variable in a list and into a table, and take them back."""
+    module = tf.Module()
+    module.variables_ = [tf.Variable([1.0, 2.0])]
+    module.table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, -1)
+    target = TargetGraph(module)
+    variable = target.child(target.child(target.root, "variables_"), "0")
+    if variable is not module.variables_[0] or target.child(target.root, "nothing") is not None:
+        raise AssertionError("children of trackable objects are not found by their names")
+    array = _aligned(np.array([3.0, 4.0], np.float32))
+    (value,) = restorables(variable, [("VARIABLE_VALUE", "v/.ATTRIBUTES/VARIABLE_VALUE")], "")
+    undo = value.keep()
+    value.put([array])
+    if np.asarray(memoryview(variable.read_value())).ctypes.data != array.ctypes.data:
+        raise AssertionError("a variable does not share the memory of the array")
+    undo()
+    if variable.numpy().tolist() != [1.0, 2.0]:
+        raise AssertionError("a variable did not get its old value back")
+    attributes = [(f"table-{part}", f"t/.ATTRIBUTES/table-{part}") for part in ("keys", "values")]
+    (content,) = restorables(module.table, attributes, "")
+    if [wanted.key for wanted in content.wanted] != [key for _, key in attributes]:
+        raise AssertionError("a table is not restored from what it saves")
+    content.put([np.array([5, 6]), np.array([7, 8])])
+    if module.table.lookup(tf.constant([5, 6], tf.int64)).numpy().tolist() != [7, 8]:
+        raise AssertionError("a table did not get its content")
+
+
+@functools.cache
+def trackables_work() -> bool:
+    """Whether values get into trackable objects; tried at the first call, as `fast_path` is."""
+    return _passes(_try_trackables, "tf.train.Checkpoint.restore and tf.saved_model.load")
+
+
+def _try_saved_models() -> None:
+    """Take a SavedModel apart and put it together again, around a table's initialiser."""
+    module = tf.Module()
+    module.variable = tf.Variable([1.0, 2.0])
+    keys = tf.lookup.KeyValueTensorInitializer([3], [4], tf.int64, tf.int64)
+    module.table = tf.lookup.StaticHashTable(keys, -1)
+    spec = [tf.TensorSpec([], tf.int64)]
+    module.call = tf.function(module.table.lookup, input_signature=spec)
+    with tempfile.TemporaryDirectory(prefix="asyncload-") as folder:
+        tf.saved_model.save(module, folder)
+        made = Reconstruction(folder)
+    if made.root.variable.is_initialized():
+        raise AssertionError("tf.saved_model.load reads values")
+    made.root.variable.assign(module.variable)
+    made.finish()
+    if made.root.call(tf.constant(3, tf.int64)).numpy() != 4:
+        raise AssertionError("a table of a SavedModel is not initialised")
+
+
+@functools.cache
+def saved_models_work() -> bool:
+    """Whether SavedModels can be loaded in two steps; tried at the first call, as the others."""
+    return _passes(_try_saved_models, "tf.saved_model.load")
+
+
 @functools.cache
 def fast_path() -> bool:
     """Whether the private APIs do what is needed of them; tried at the first call.
 
     Warns once if they do not, and says with which versions.
     """
+    return _passes(_try_everything, "keras.models.load_model")
+
+
+def _passes(test: Callable[[], None], stock: str) -> bool:
     try:
-        _try_everything()
+        test()
     except Exception as error:
         _logger.debug("the fast path failed its self-test", exc_info=True)
         warnings.warn(
-            f"asyncload cannot use its fast path with Keras {keras.__version__} ({error}); models "
-            "load through keras.models.load_model instead, slower, with the same result",
+            f"asyncload cannot use its fast path with TensorFlow {tf.__version__} and Keras "
+            f"{keras.__version__} ({error}); models load through {stock} instead, slower, with "
+            "the same result",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return False
     return True

@@ -1,0 +1,186 @@
+"""Load a SavedModel as ``tf.saved_model.load`` does, with the variables' values from elsewhere.
+
+TensorFlow makes the objects and functions while the values are still being read; then the
+values are put in as those of a checkpoint are (`trackables`), and tables and other resources
+initialised, in TensorFlow's order.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import tensorflow as tf
+
+from asyncload.errors import AsyncloadError, FormatError, MismatchError, Unsafe
+
+from . import CannotBuildFast, _private
+from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
+from ._turns import one_build_at_a_time
+from .quiet import quiet
+from .trackables import describe_missing, execute, match_objects, misfits
+
+__all__ = ["WholeBuild"]
+
+Array = npt.NDArray[Any]
+
+# Besides the checkpoint of its variables and its assets, this is what a SavedModel consists of.
+_FILES = (
+    "saved_model.pb",
+    "saved_model.pbtxt",
+    "fingerprint.pb",
+    "debug/saved_model_debug_info.pb",
+)
+
+
+class WholeBuild:
+    """One SavedModel: `construct`, then `bind`, both on the construction thread.
+
+    Args:
+        uri: for messages.
+        folder: where it lies on this machine; ``None`` if it does not. Then its files are
+            written to a temporary folder, which stays, if there are assets, for as long as the
+            loaded object lives: saving that again copies them.
+    """
+
+    suffix = ""
+
+    def __init__(self, *, uri: str, folder: str | None = None) -> None:
+        self._uri = uri
+        self._folder = folder
+        self._temporary: weakref.finalize[..., Any] | None = None
+        self._root = Path()
+        self._nodes: Sequence[Node] = ()
+        self._made: Any = None
+
+    def construct(self, documents: Mapping[str, bytes]) -> None:
+        """Make the objects and functions, without values.
+
+        Args:
+            documents: the object graph of the variables' checkpoint, and, unless there is a
+                folder, ``saved_model.pb`` and what else of the SavedModel is neither asset nor
+                checkpoint.
+
+        Raises:
+            CannotBuildFast: TensorFlow has to load this SavedModel itself.
+            Corrupt: the object graph is damaged.
+        """
+        if not (_private.trackables_work() and _private.saved_models_work()):
+            raise CannotBuildFast("the fast path failed its self-test")
+        graph = documents.get(GRAPH_DOCUMENT)
+        if graph is None:
+            raise CannotBuildFast("its variables have no object graph")
+        self._nodes = parse_object_graph(graph, uri=self._uri)
+        folder = self._folder or self._write(documents)
+        with one_build_at_a_time, quiet():
+            try:
+                self._made = _private.Reconstruction(folder)
+            except _private.NoObjectGraph:
+                self._discard()
+                raise CannotBuildFast("it was written by TensorFlow 1") from None
+            except Exception as error:
+                self._discard()
+                raise CannotBuildFast(f"building it raised {_summary(error)}") from error
+
+    def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
+        """Give the object its values, and return it.
+
+        Args:
+            arrays: checkpoint key -> array, 64-byte-aligned; the object's variables share their
+                memory until they are first updated.
+            assets: path below ``assets/`` -> bytes; not needed where there is a folder.
+
+        Raises:
+            MismatchError: the values do not fit; names every one.
+            CannotBuildFast: TensorFlow has to load this SavedModel itself.
+        """
+        try:
+            self._write_assets(assets)
+            with one_build_at_a_time, quiet():
+                root = self._bind(arrays)
+        except BaseException:
+            self._discard()
+            raise
+        if assets:
+            self._hand_over(root)
+        self._discard()
+        return root
+
+    def _bind(self, arrays: Mapping[str, Array]) -> Any:
+        made, self._made = self._made, None
+        try:
+            plan = match_objects(_private.TargetGraph(made.root), self._nodes)
+            lines = misfits(plan, arrays) + describe_missing(plan)
+            if not lines:
+                execute(plan, arrays, uri=self._uri, keep=False)
+                made.finish()
+        except Exception as error:
+            raise CannotBuildFast(f"binding its values raised {_summary(error)}") from error
+        if lines:
+            raise MismatchError(
+                "the variables do not fit the SavedModel:" + "".join(f"\n  {x}" for x in lines),
+                uri=self._uri,
+            )
+        return made.root
+
+    def load_stock(self, path: str) -> Any:
+        """Load the SavedModel as TensorFlow does: for what cannot be built the fast way.
+
+        Args:
+            path: of its folder, which has to stay if there are assets.
+
+        Raises:
+            FormatError: TensorFlow could not load it either.
+        """
+        with one_build_at_a_time, quiet():
+            try:
+                return tf.saved_model.load(path)
+            except AsyncloadError:
+                raise
+            except Exception as error:
+                raise FormatError(
+                    f"TensorFlow {tf.__version__} cannot load this SavedModel: {_summary(error)}",
+                    uri=self._uri,
+                ) from error
+
+    # --- files that are not on this machine -------------------------------------------
+
+    def _write(self, documents: Mapping[str, bytes]) -> str:
+        folder = tempfile.mkdtemp(prefix="asyncload-saved-model-")
+        self._temporary = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._root = Path(folder)
+        for name in _FILES:
+            if name in documents:
+                self._write_file(self._root, name, documents[name])
+        return folder
+
+    def _write_assets(self, assets: Mapping[str, bytes]) -> None:
+        if self._temporary is not None:
+            for name, content in assets.items():
+                self._write_file(self._root / "assets", name, content)
+
+    def _write_file(self, folder: Path, name: str, content: bytes) -> None:
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise Unsafe(f"the asset {name!r} would leave its folder", uri=self._uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def _hand_over(self, root: Any) -> None:
+        """Keep the temporary folder for as long as the object lives."""
+        if self._temporary is not None and self._temporary.detach():
+            weakref.finalize(root, shutil.rmtree, self._root, ignore_errors=True)
+
+    def _discard(self) -> None:
+        if self._temporary is not None:
+            self._temporary()
+
+
+def _summary(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"

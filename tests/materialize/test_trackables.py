@@ -1,0 +1,340 @@
+"""Objects restored without RestoreV2 equal those that ``tf.train.Checkpoint`` restores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+from asyncload.errors import Corrupt, FormatError, MismatchError, TooLarge
+from asyncload.materialize import CannotBuildFast
+from asyncload.materialize._object_graph import parse_object_graph
+from asyncload.materialize.trackables import CheckpointAssignment
+from tests.equality import same_bytes
+from tests.materialize.checkpoints import (
+    GRAPH,
+    ZOO,
+    Arrays,
+    Counter,
+    Dense,
+    Halves,
+    content,
+    keras_model,
+    module,
+    read,
+)
+
+Graph = trackable_object_graph_pb2.TrackableObjectGraph
+
+
+def save(target: Any, folder: Path) -> str:
+    own = isinstance(target, tf.train.Checkpoint)
+    path: str = (target if own else tf.train.Checkpoint(target)).save(str(folder / "saved"))
+    return path
+
+
+def assign(target: Any, documents: dict[str, bytes], arrays: Arrays, **options: Any) -> None:
+    CheckpointAssignment(target, uri="ckpt-1", **options).assign(documents, arrays)
+
+
+def assert_same(left: Arrays, right: Arrays) -> None:
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        if key.endswith("/table-keys"):  # which come in any order
+            values = key.removesuffix("keys") + "values"
+            assert pairs(value, left[values]) == pairs(right[key], right[values]), key
+        elif value.dtype == object:
+            assert value.tolist() == right[key].tolist(), key
+        elif not key.endswith("/table-values"):
+            assert same_bytes(value, right[key]), key
+
+
+def pairs(keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> dict[str, bytes]:
+    return {str(key): value.tobytes() for key, value in zip(keys, values, strict=True)}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_kind_of_object_equals_stock(name: str, tmp_path: Path) -> None:
+    path = save(ZOO[name](2), tmp_path)
+    mine, stock = ZOO[name](0), ZOO[name](1)
+    assign(mine, *read(path))
+    own = isinstance(stock, tf.train.Checkpoint)
+    checkpoint = stock if own else tf.train.Checkpoint(stock)
+    checkpoint.restore(path).assert_existing_objects_matched()
+    assert_same(content(mine, tmp_path), content(stock, tmp_path))
+    if own:
+        assert mine.save_counter.numpy() == stock.save_counter.numpy() == 1
+
+
+def test_no_value_is_copied_and_traces_stay(tmp_path: Path) -> None:
+    documents, arrays = read(save(Dense(8, 1), tmp_path))
+    dense = Dense(8, 0)
+    dense(tf.ones((1, 8)))
+    assign(dense, documents, arrays)
+    for variable, key in ((dense.w, "w"), (dense.b, "b")):
+        array = arrays[f"{key}/.ATTRIBUTES/VARIABLE_VALUE"]
+        view = np.asarray(memoryview(variable.read_value()))
+        assert view.ctypes.data == array.ctypes.data
+    assert dense.__call__.experimental_get_tracing_count() == 1
+    assert same_bytes(dense(tf.ones((1, 8))), Dense(8, 1)(tf.ones((1, 8))))
+    assert dense.__call__.experimental_get_tracing_count() == 1
+
+
+def test_training_on_does_not_write_to_the_arrays(tmp_path: Path) -> None:
+    documents, arrays = read(save(keras_model(1), tmp_path))
+    before = {key: array.tobytes() for key, array in arrays.items()}
+    model = keras_model(0)
+    assign(model, documents, arrays)
+    model.fit(np.ones((8, 3)), np.ones((8, 4)), verbose=0)
+    assert {key: array.tobytes() for key, array in arrays.items()} == before
+
+
+def variants(tensor: Any) -> np.ndarray[Any, Any]:
+    """Return the elements of a tensor of variants, each a ``VariantTensorDataProto``."""
+    serialized = tf.io.serialize_tensor(tensor).numpy()
+    rest = tensor_pb2.TensorProto.FromString(serialized).tensor_content
+    lengths = [0] * int(tensor.shape[0])
+    for number in range(len(lengths)):
+        for shift in range(0, 64, 7):  # a varint
+            byte, rest = rest[0], rest[1:]
+            lengths[number] |= (byte & 127) << shift
+            if byte < 128:
+                break
+    array = np.empty(len(lengths), dtype=object)
+    for number, length in enumerate(lengths):
+        array[number], rest = rest[:length], rest[length:]
+    return array
+
+
+def test_an_iterator_resumes(tmp_path: Path) -> None:
+    def iterator() -> Any:
+        return iter(tf.data.Dataset.range(10))
+
+    saved = iterator()
+    for _ in range(4):
+        next(saved)
+    documents, arrays = read(save(tf.train.Checkpoint(it=saved), tmp_path))
+    target = tf.train.Checkpoint(it=iterator())
+    # TensorFlow's reader does not hand out variants; this is what the file holds of them.
+    state = saved._serialize_to_tensors()["_STATE"]
+    arrays["it/.ATTRIBUTES/ITERATOR_STATE"] = variants(state)
+    assign(target, documents, arrays)
+    assert next(target.it).numpy() == 4
+
+
+def test_misfits_are_all_named_and_nothing_changes(tmp_path: Path) -> None:
+    saved = module(1)
+    saved.more = tf.Variable(1.0)
+    documents, arrays = read(save(saved, tmp_path))
+    arrays["dense/w/.ATTRIBUTES/VARIABLE_VALUE"] = np.zeros((2, 2), "float32")
+    arrays["dense/b/.ATTRIBUTES/VARIABLE_VALUE"] = np.zeros(4, "float64")
+    del arrays["pair/0/.ATTRIBUTES/VARIABLE_VALUE"]
+    target = module(0)
+    target.new = tf.Variable([1, 2])
+    before = content(target, tmp_path)
+    with pytest.raises(MismatchError) as caught:
+        assign(target, documents, arrays)
+    message = str(caught.value)
+    assert message.startswith("ckpt-1: ")
+    for part in (
+        "dense/w/.ATTRIBUTES/VARIABLE_VALUE: the target has (4, 4) float32, the check",
+        "(4, 4) float32, the checkpoint has (2, 2) float32",
+        "(4,) float32, the checkpoint has (4,) float64",
+        "pair/0/.ATTRIBUTES/VARIABLE_VALUE: pair/0 takes it",
+        "new: the target has (2,) int32, the checkpoint has nothing for it",
+        "more/.ATTRIBUTES/VARIABLE_VALUE: the checkpoint has () float32",
+    ):
+        assert part in message
+    assert len(message.splitlines()) == 6
+    assert_same(content(target, tmp_path), before)
+
+
+def test_partial_restores_what_is_in_both(tmp_path: Path) -> None:
+    saved = module(1)
+    saved.more = tf.Variable(1.0)
+    documents, arrays = read(save(saved, tmp_path))
+    target = module(0)
+    target.new = tf.Variable([1, 2])
+    assign(target, documents, arrays, partial=True)
+    assert target.new.numpy().tolist() == [1, 2]
+    assert same_bytes(target.dense.w, saved.dense.w)
+    arrays["dense/w/.ATTRIBUTES/VARIABLE_VALUE"] = np.zeros((2, 2), "float32")
+    with pytest.raises(MismatchError, match="dense/w"):
+        assign(target, documents, arrays, partial=True)
+
+
+def test_an_optimizer_that_is_not_built_says_so(tmp_path: Path) -> None:
+    model = keras_model(1)
+    documents, arrays = read(save(model, tmp_path))
+    fresh = keras.models.clone_model(model)
+    fresh.compile("adam", "mse")
+    with pytest.raises(MismatchError, match=r"(?s)optimizer\.build\(.*_variables/2"):
+        assign(fresh, documents, arrays)
+    fresh.optimizer.build(fresh.trainable_variables)
+    assign(fresh, documents, arrays)
+    for mine, theirs in zip(fresh.variables, model.variables, strict=True):
+        assert "seed_generator" in mine.path or same_bytes(mine.numpy(), theirs.numpy())
+
+
+def test_a_checkpoint_of_something_else_says_what_was_saved(tmp_path: Path) -> None:
+    documents, arrays = read(save(tf.train.Checkpoint(net=Dense(2, 0)), tmp_path))
+    for partial in (False, True):
+        with pytest.raises(MismatchError, match=r"tf\.train\.Checkpoint\(net=\.\.\.\)"):
+            assign(Dense(2, 1), documents, arrays, partial=partial)
+
+
+@pytest.mark.parametrize("target", [[1], {"a": tf.Variable(1)}, 7, None])
+def test_what_is_not_trackable_is_refused(target: Any) -> None:
+    with pytest.raises(TypeError, match=r"tf\.train\.Checkpoint"):
+        CheckpointAssignment(target, uri="ckpt-1")
+
+
+def test_a_failed_restore_puts_all_old_values_back(tmp_path: Path) -> None:
+    class Refuses(Halves):
+        refuses = False
+
+        def _restore_from_tensors(self, tensors: dict[str, Any]) -> None:
+            if self.refuses:
+                raise RuntimeError("not these")
+            super()._restore_from_tensors(tensors)
+
+    def target(seed: int) -> tf.train.Checkpoint:
+        rest = ZOO["tables"](seed)
+        return tf.train.Checkpoint(
+            a=Dense(2, seed), b=Counter(seed), c=Halves(seed), d=rest, e=[Refuses(seed)]
+        )
+
+    documents, arrays = read(save(target(3), tmp_path))
+    mine = target(1)
+    before = content(mine, tmp_path)
+    mine.e[0].refuses = True
+    with pytest.raises(MismatchError, match=r"ckpt-1: restoring e/0 raised RuntimeError: not"):
+        assign(mine, documents, arrays)
+    assert mine.b.count == 1
+    assert_same(
+        content(mine, tmp_path), {**before, "save_counter/.ATTRIBUTES/VARIABLE_VALUE": np.array(0)}
+    )
+
+
+def test_python_state_that_refuses_is_put_back(tmp_path: Path) -> None:
+    documents, arrays = read(save(tf.train.Checkpoint(a=Dense(2, 1), n=Counter(-1)), tmp_path))
+    mine = tf.train.Checkpoint(a=Dense(2, 0), n=Counter(4))
+    with pytest.raises(MismatchError, match="never negative"):
+        assign(mine, documents, arrays)
+    assert mine.n.count == 4
+    assert same_bytes(mine.a.w, Dense(2, 0).w)
+
+
+def test_what_reads_its_own_files_is_left_to_stock(tmp_path: Path) -> None:
+    documents, arrays = read(save(Dense(2, 1), tmp_path))
+    graph = Graph.FromString(documents[GRAPH])
+    graph.nodes[0].registered_saver.name = "tpu"
+    with pytest.raises(CannotBuildFast, match="'tpu'"):
+        assign(Dense(2, 0), {GRAPH: graph.SerializeToString()}, arrays)
+
+
+def test_stock_restores_and_translates(tmp_path: Path) -> None:
+    path = save(Dense(2, 1), tmp_path)
+    mine = Dense(2, 0)
+    CheckpointAssignment(mine, uri="ckpt-1").load_stock(path)
+    assert same_bytes(mine.w, Dense(2, 1).w)
+    with pytest.raises(MismatchError, match="ckpt-1: TensorFlow"):
+        CheckpointAssignment(Dense(3, 0), uri="ckpt-1").load_stock(path)
+
+
+# --- checkpoints of TensorFlow 1 -------------------------------------------------------
+
+
+def test_names_match_where_there_is_no_graph(tmp_path: Path) -> None:
+    dense = Dense(3, 1)
+    saver = tf.compat.v1.train.Saver([dense.w, dense.b])
+    path = saver.save(None, str(tmp_path / "old"))
+    documents, arrays = read(path)
+    assert not documents
+    mine, stock = Dense(3, 0), Dense(3, 2)
+    assign(mine, documents, arrays)
+    tf.train.Checkpoint(stock).restore(path)
+    assert_same(content(mine, tmp_path), content(stock, tmp_path))
+    arrays["other"] = np.zeros(2)
+    mine.more = tf.Variable(1.0, name="more")
+    with pytest.raises(MismatchError, match=r"load_weights.*\n.*more: .*\n.*other: ") as caught:
+        assign(mine, documents, arrays)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+# --- damaged object graphs -------------------------------------------------------------
+
+
+def test_circles_of_nodes_end(tmp_path: Path) -> None:
+    documents, arrays = read(save(Dense(2, 1), tmp_path))
+    graph = Graph.FromString(documents[GRAPH])
+    for node in graph.nodes:
+        node.children.add(node_id=0, local_name="up")
+        node.children.add(node_id=1, local_name="over")
+    mine = Dense(2, 0)
+    mine.up = mine
+    assign(mine, {GRAPH: graph.SerializeToString()}, arrays)
+    assert same_bytes(mine.w, Dense(2, 1).w)
+
+
+@pytest.mark.parametrize("number", [-1, 2, 2**31 - 1])
+@pytest.mark.parametrize("where", ["child", "original", "slot"])
+def test_a_node_that_does_not_exist_is_corrupt(number: int, where: str) -> None:
+    graph = Graph()
+    graph.nodes.add()
+    graph.nodes.add()
+    if where == "child":
+        graph.nodes[0].children.add(node_id=number, local_name="a")
+    else:
+        slot = graph.nodes[0].slot_variables.add(slot_name="m")
+        setattr(slot, f"{where if where == 'original' else 'slot'}_variable_node_id", number)
+    with pytest.raises(Corrupt, match=rf"ckpt-1: tensor '{GRAPH}': .*2 nodes.*{number}"):
+        parse_object_graph(graph.SerializeToString(), uri="ckpt-1")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xff" * 40, b"\x0a", b"\x0a\x05abc", b"hello" * 99])
+def test_garbage_is_corrupt(garbage: bytes) -> None:
+    with pytest.raises(Corrupt, match="object graph"):
+        parse_object_graph(garbage, uri="ckpt-1")
+
+
+def test_a_huge_graph_is_too_large() -> None:
+    with pytest.raises(TooLarge, match="1000001 nodes"):
+        parse_object_graph(b"\x0a\x00" * 1_000_001, uri="ckpt-1")
+    with pytest.raises(TooLarge, match="bytes"):
+        parse_object_graph(bytes((64 << 20) + 1), uri="ckpt-1")
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_damaged_graph_changes_nothing_or_everything(data: st.DataObject) -> None:
+    graph = bytearray(_GRAPH)
+    for _ in range(data.draw(st.integers(1, 3))):
+        graph[data.draw(st.integers(0, len(graph) - 1))] = data.draw(st.integers(0, 255))
+    mine = Dense(2, 0)
+    try:
+        assign(mine, {GRAPH: bytes(graph)}, _ARRAYS)
+    except (FormatError, MismatchError, CannotBuildFast):
+        assert same_bytes(mine.w, _OLD.w)
+        assert same_bytes(mine.b, _OLD.b)
+
+
+_NEW, _OLD = Dense(2, 1), Dense(2, 0)
+_ARRAYS = {f"{k}/.ATTRIBUTES/VARIABLE_VALUE": v.numpy() for k, v in (("w", _NEW.w), ("b", _NEW.b))}
+_PROTO = Graph()
+for _name in ("", "w", "b"):
+    _PROTO.nodes.add()
+    if _name:
+        _PROTO.nodes[0].children.add(node_id=len(_PROTO.nodes) - 1, local_name=_name)
+        _PROTO.nodes[-1].attributes.add(
+            name="VARIABLE_VALUE", checkpoint_key=f"{_name}/.ATTRIBUTES/VARIABLE_VALUE"
+        )
+_GRAPH = _PROTO.SerializeToString()
