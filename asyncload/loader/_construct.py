@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -259,5 +260,10 @@ class _Maker:
         return SignaturesBuild(
             uri=self.source.uri,
             signatures=self.options.signatures,
-            folder=own_path(self.source, self.first),
+            folder=self._folder(),
         )
+
+    def _folder(self) -> str | None:
+        path = own_path(self.source, self.first)
+        # The URI may name the file in the folder, too.
+        return os.path.dirname(path) if path is not None and not self.first.name else path

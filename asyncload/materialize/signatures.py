@@ -131,12 +131,16 @@ class SignaturesBuild:
     def load_stock(self, path: str) -> Signatures:
         """Load the signatures as TensorFlow does: for what cannot be served the fast way.
 
+        Args:
+            path: of the folder, or of ``saved_model.pb`` in it.
+
         Raises:
             FormatError: TensorFlow cannot load it either.
         """
+        folder = path.removesuffix(f"/{_SAVED_MODEL}")
         with quiet():
             try:
-                loaded = tf.saved_model.load(path).signatures
+                loaded = tf.saved_model.load(folder).signatures
             except Exception as error:
                 raise FormatError(
                     f"TensorFlow {tf.__version__} cannot load this SavedModel: "
