@@ -106,6 +106,7 @@ def _entries(block: memoryview, allowance: int) -> Iterator[tuple[bytes, memoryv
         allowance: bytes that its keys may have together.
     """
     end = _entries_end(block)
+    block = block[:end]
     position = 0
     key = b""
     while position < end:
