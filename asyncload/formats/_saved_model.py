@@ -75,10 +75,13 @@ def asset_names(program: bytes, uri: str) -> list[str]:
         Corrupt: it is no SavedModel.
     """
     try:
-        return list(dict.fromkeys(_asset_names(program)))
+        names = list(dict.fromkeys(_asset_names(program)))
     except Corrupt as error:
         error.uri = uri
         raise
+    if not program:
+        raise Corrupt("is empty; copy or export the model again", uri=uri)
+    return names
 
 
 def _asset_names(program: bytes) -> Iterator[str]:

@@ -200,9 +200,9 @@ def checkpoint_keys(
 
 def _walk(parts: SavedModelParts, nodes: Any, wanted: set[int]) -> dict[int, int]:
     """Match nodes of the object graph with those of the checkpoint's, by the names of children."""
-    same = {0: 0}
+    same = {0: 0} if nodes else {}
     missing = wanted - same.keys()
-    queue = deque([0])
+    queue = deque(same)
     while queue and missing:
         number = queue.popleft()
         names = {child.local_name: child.node_id for child in parts.node(number).children}

@@ -7,13 +7,14 @@ the functions are registered with the runtime as they are, and bound to the memo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
 import tensorflow as tf
 
-from asyncload.errors import FormatError
+from asyncload.errors import AsyncloadError, FormatError
 from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
@@ -81,18 +82,13 @@ class SignaturesBuild:
 
         Raises:
             Corrupt: a function is missing, or calls itself.
-            CannotBuildFast: the runtime refuses one.
+            CannotBuildFast: the runtime refuses one, or lacks an operation.
         """
         if not _private.serving_path():
             raise CannotBuildFast("the fast path for SavedModels failed its self-test")
-        with quiet():
-            try:
-                self._library = register(self._parts, self._plan.concrete)
-                self._bound = Bound(self._parts, self._plan, self._library, self._folder)
-            except tf.errors.OpError as error:
-                raise CannotBuildFast(
-                    f"TensorFlow refuses its functions: {error.message}"
-                ) from error
+        with quiet(), _or_else_stock("registering its functions"):
+            self._library = register(self._parts, self._plan.concrete)
+            self._bound = Bound(self._parts, self._plan, self._library, self._folder)
 
     def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Signatures:
         """Give variables and tables their values, and return the signatures.
@@ -104,19 +100,12 @@ class SignaturesBuild:
 
         Raises:
             MismatchError: a value does not fit its variable; names every one.
-            FormatError: a table cannot be initialised.
+            CannotBuildFast: a table or another resource cannot be initialised.
         """
-        with quiet():
-            try:
-                self._bound.restore(arrays, self._keys, assets)
-            except tf.errors.OpError as error:
-                raise FormatError(
-                    f"a table or another resource of it cannot be initialised: {error.message}",
-                    uri=self._uri,
-                ) from error
-            return Signatures(
-                {name: self._signature(name) for name in self._plan.signatures}, self._uri
-            )
+        with quiet(), _or_else_stock("binding its values"):
+            self._bound.restore(arrays, self._keys, assets)
+            made = {name: self._signature(name) for name in self._plan.signatures}
+        return Signatures(made, self._uri)
 
     def _signature(self, name: str) -> Signature:
         bare = self._plan.signatures[name]
@@ -149,6 +138,18 @@ class SignaturesBuild:
                 ) from error
         names = choose(loaded, self._names, uri=self._uri)
         return Signatures({name: _of_stock(name, loaded[name]) for name in names}, self._uri)
+
+
+@contextmanager
+def _or_else_stock(what: str) -> Iterator[None]:
+    """Leave to TensorFlow what fails for a reason that is none of ours."""
+    try:
+        yield
+    except (AsyncloadError, CannotBuildFast):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise CannotBuildFast(f"{what} raised {type(error).__name__}: {text[:300]}") from error
 
 
 class _Run:

@@ -31,7 +31,14 @@ from __future__ import annotations
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
 from ._saved_model import NoObjectGraph, Reconstruction
 from ._selftest import fast_path, saved_models_work, trackables_work
-from ._serving import Draft, Library, constant, decode_structure, variable_handle
+from ._serving import (
+    Draft,
+    Library,
+    UnknownOperation,
+    constant,
+    decode_structure,
+    variable_handle,
+)
 from ._serving_selftest import serving_path
 from ._state import StateLoader, StateStore
 from ._trackables import (
@@ -58,6 +65,7 @@ __all__ = [
     "StateLoader",
     "StateStore",
     "TargetGraph",
+    "UnknownOperation",
     "Wanted",
     "as_tensor",
     "capture_scopes",

@@ -8,7 +8,6 @@ first call is as fast as the other's last.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 import threading
@@ -32,7 +31,14 @@ from tensorflow.python.framework import (
 from tensorflow.python.ops import gen_functional_ops, resource_variable_ops
 from tensorflow.python.saved_model import nested_structure_coder
 
-__all__ = ["Draft", "Library", "constant", "decode_structure", "variable_handle"]
+__all__ = [
+    "Draft",
+    "Library",
+    "UnknownOperation",
+    "constant",
+    "decode_structure",
+    "variable_handle",
+]
 
 
 def decode_structure(proto: Any) -> Any:
@@ -69,13 +75,27 @@ class _Traits:
 
 
 _PLAIN = _Traits(False, None)
+_UNKNOWN = _Traits(True, None)  # a function under its own name, or nothing that can run
 
 
-@functools.lru_cache(maxsize=4096)
+class UnknownOperation(Exception):
+    """No library that was loaded has an operation of this name."""
+
+
+_known: dict[str, _Traits] = {}
+
+
 def _traits(operation: str) -> _Traits:
-    declared = op_def_registry.get(operation)
-    if declared is None:  # a function under its own name, or nothing that can run
-        return _Traits(True, None)
+    traits = _known.get(operation)
+    if traits is None:
+        declared = op_def_registry.get(operation)
+        if declared is None:  # not kept: a library that has it may yet be loaded
+            return _UNKNOWN
+        traits = _known[operation] = _declared_traits(declared)
+    return traits
+
+
+def _declared_traits(declared: Any) -> _Traits:
     calls = any(attribute.type in ("func", "list(func)") for attribute in declared.attr)
     shared = [a.default_value.s for a in declared.attr if a.name == "shared_name"]
     return _Traits(calls, shared[0] if shared else None) if calls or shared else _PLAIN
@@ -92,6 +112,9 @@ class Draft:
 
     Attributes:
         calls: the functions that it calls.
+
+    Raises:
+        UnknownOperation: one of them is neither an operation nor a function.
     """
 
     def __init__(self, function: Any, operations: Iterable[str], functions: Container[str]) -> None:
@@ -106,6 +129,8 @@ class Draft:
             self._nodes.append((index, traits, node))
             if node.op in functions:
                 self.calls.append(node.op)
+            elif traits is _UNKNOWN:
+                raise UnknownOperation(f"nobody has registered the operation {node.op!r}")
             self.calls.extend(reference.name for reference in _references(node))
 
     def finish(self, names: Mapping[str, str], suffix: str) -> tuple[str, bytes, list[int]]:
