@@ -18,7 +18,7 @@ from asyncload.manifest import numpy_dtype
 
 from ._leveldb import read_table
 from ._ordered_code import PART_KEY, slice_key
-from ._protobuf import Value, as_int, as_uint, as_view, fields
+from ._protobuf import Value, as_bytes, as_int, as_uint, as_view, fields
 from ._shape import array_bytes
 
 __all__ = ["STRING", "BundleIndex", "Stored", "parse_index"]
@@ -141,7 +141,8 @@ def _parse(table: memoryview) -> BundleIndex:
     if key != b"":
         raise Corrupt("has no header; it is no checkpoint's index, or damaged")
     shards = _shards(header)
-    messages = {key: _message(key, value) for key, value in items}
+    shapes: dict[bytes, tuple[int, ...]] = {}
+    messages = {key: _message(key, value, shapes) for key, value in items}
     parts = {key: message for key, message in messages.items() if key.startswith(PART_KEY)}
     tensors = {}
     for key, message in messages.items():
@@ -190,7 +191,8 @@ def _name(key: bytes) -> str:
 # --- messages ----------------------------------------------------------------------------
 
 
-def _message(key: bytes, content: memoryview) -> _Message:
+def _message(key: bytes, content: memoryview, shapes: dict[bytes, tuple[int, ...]]) -> _Message:
+    """Parse a BundleEntryProto; ``shapes`` keeps those that were parsed: most come again."""
     dtype = shard = offset = length = checksum = 0
     shape: tuple[int, ...] = ()
     slices: list[Extents] = []
@@ -200,7 +202,8 @@ def _message(key: bytes, content: memoryview) -> _Message:
                 case 1:
                     dtype = as_uint(value)
                 case 2:
-                    shape = _shape(as_view(value))
+                    stored = as_bytes(value)
+                    shape = shapes.get(stored) or shapes.setdefault(stored, _shape(stored))
                 case 3:
                     shard = as_int(value)
                 case 4:
@@ -217,7 +220,7 @@ def _message(key: bytes, content: memoryview) -> _Message:
     return _Message(dtype, shape, shard, offset, length, checksum, tuple(slices))
 
 
-def _shape(content: memoryview) -> tuple[int, ...]:
+def _shape(content: bytes) -> tuple[int, ...]:
     sizes = []
     for number, _, value in fields(content):
         if number == 2:

@@ -40,6 +40,7 @@ Value = int | memoryview
 
 _FIXED64 = struct.Struct("<Q")
 _FIXED32 = struct.Struct("<I")
+_MORE = 0x80  # set in every byte of a varint but the last
 _LAST_BYTE = 63  # shift of a varint's tenth byte, of which one bit is left
 
 
@@ -57,9 +58,9 @@ def varint(view: Wire, position: int) -> tuple[int, int]:
         while True:
             byte = view[position]
             position += 1
-            if byte < 0x80:
+            if byte < _MORE:
                 break
-            value |= (byte & 0x7F) << shift
+            value |= (byte - _MORE) << shift
             shift += 7
             if shift > _LAST_BYTE:
                 raise Corrupt("has a number (varint) of more than 10 bytes; it is damaged")
@@ -86,7 +87,11 @@ def fields(view: Wire) -> Iterator[tuple[int, int, Value]]:
     view = memoryview(view)
     position, end = 0, len(view)
     while position < end:
-        tag, position = varint(view, position)
+        tag = view[position]
+        if tag < _MORE:  # nearly always: a call takes longer than all the rest
+            position += 1
+        else:
+            tag, position = varint(view, position)
         number, wire = tag >> 3, tag & 7
         if not 0 < number < 1 << 29:
             raise Corrupt(f"has a field of number {number}, which no message has; it is damaged")
@@ -94,7 +99,10 @@ def fields(view: Wire) -> Iterator[tuple[int, int, Value]]:
             value, position = varint(view, position)
             yield number, wire, value
         elif wire == BYTES:
-            length, position = varint(view, position)
+            if position < end and (length := view[position]) < _MORE:
+                position += 1
+            else:
+                length, position = varint(view, position)
             start, position = position, position + length
             _expect_within(position, end, number)
             yield number, wire, view[start:position]
