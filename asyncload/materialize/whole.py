@@ -115,7 +115,7 @@ class WholeBuild:
         made, self._made = self._made, None
         try:
             plan = match_objects(_private.TargetGraph(made.root), self._nodes)
-            lines = misfits(plan, arrays) + describe_missing(plan)
+            lines = misfits(plan, arrays) + describe_missing(plan.missing)
             if not lines:
                 execute(plan, arrays, uri=self._uri, keep=False)
                 made.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,36 @@ def test_a_checkpoint_of_something_else_says_what_was_saved(tmp_path: Path) -> N
             assign(Dense(2, 1), documents, arrays, partial=partial)
 
 
+def test_a_target_without_values_says_so(tmp_path: Path) -> None:
+    documents, arrays = read(save(keras_model(1), tmp_path))
+    unbuilt = keras.Sequential([keras.layers.Dense(4)])
+    with pytest.raises(MismatchError, match=r"no values yet.*build it first"):
+        assign(unbuilt, documents, arrays)
+
+
+def test_an_object_that_was_saved_without_values_is_missing(tmp_path: Path) -> None:
+    documents, arrays = read(save(tf.train.Checkpoint(a=tf.Module(), b=Dense(2, 0)), tmp_path))
+    target = tf.train.Checkpoint(a=tf.Variable([1.0]), b=Dense(2, 1))
+    with pytest.raises(MismatchError, match=r"a: the target has \(1,\) float32"):
+        assign(target, documents, arrays)
+
+
+def test_the_counter_is_no_nuisance(tmp_path: Path) -> None:
+    target = tf.train.Checkpoint(a=Dense(2, 0))
+    documents, arrays = read(tf.train.Checkpoint(a=Dense(2, 1)).write(str(tmp_path / "written")))
+    assign(target, documents, arrays)
+    assert target.save_counter.numpy() == 0
+    documents, arrays = read(save(Dense(2, 1), tmp_path))
+    mine = Dense(2, 0)
+    assign(mine, documents, arrays)
+    mine.save_counter = tf.Variable(5, dtype=tf.int64)
+    assign(mine, documents, arrays)
+    assert mine.save_counter.numpy() == 1
+    del arrays["save_counter/.ATTRIBUTES/VARIABLE_VALUE"]
+    with pytest.raises(MismatchError, match="save_counter"):
+        assign(mine, documents, arrays)
+
+
 @pytest.mark.parametrize("target", [[1], {"a": tf.Variable(1)}, 7, None])
 def test_what_is_not_trackable_is_refused(target: Any) -> None:
     with pytest.raises(TypeError, match=r"tf\.train\.Checkpoint"):
@@ -311,6 +342,21 @@ def test_a_huge_graph_is_too_large() -> None:
         parse_object_graph(b"\x0a\x00" * 1_000_001, uri="ckpt-1")
     with pytest.raises(TooLarge, match="bytes"):
         parse_object_graph(bytes((64 << 20) + 1), uri="ckpt-1")
+
+
+def test_a_graph_made_to_be_slow_is_not() -> None:
+    graph = Graph()
+    graph.nodes.add()
+    graph.nodes.add()
+    for number in range(100_000):
+        graph.nodes[0].children.add(node_id=1, local_name="w" if not number else f"x{number}")
+        graph.nodes[1].attributes.add(
+            name="VARIABLE_VALUE", checkpoint_key=f"{number}/.ATTRIBUTES/"
+        )
+    begin = time.perf_counter()
+    with pytest.raises(MismatchError):
+        assign(Dense(2, 0), {GRAPH: graph.SerializeToString()}, {})
+    assert time.perf_counter() - begin < 10
 
 
 @given(st.data())

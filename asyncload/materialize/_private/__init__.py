@@ -1,10 +1,10 @@
 """Every private API of TensorFlow and Keras that asyncload uses, and the test that it still works.
 
-What stands here moves between releases. `fast_path()` tries all of it on a small model
-when it is first needed; if anything differs from stock, the caller takes the stock path:
+What stands here moves between releases. `fast_path()` tries what Keras models need on a small
+one when it is first needed; if anything differs from stock, the caller takes the stock path:
 slower, same result.
 
-Seven things are private:
+For Keras models:
 
 - ``EagerTensor(array, ...)`` aliases a 64-byte-aligned array instead of copying it;
 - a `ResourceVariable` is put together from a handle, without an initial value;
@@ -18,6 +18,16 @@ Seven things are private:
   to skip anew for each (``saving_lib.get_attr_skipset`` writes its cache under another name
   than it reads, Keras 3.15). `load_state` runs Keras' own ``_load_state``, with a walk that
   yields the same children in the same order from what is known of the class.
+
+For checkpoints and SavedModels, with self-tests of their own (`trackables_work`,
+`saved_models_work`):
+
+- what objects hold and which tensors they take is asked of them by the methods that
+  ``tf.train.Checkpoint`` calls (`_trackables`);
+- variables are assigned through their handles;
+- ``tf.saved_model.load`` stops, on the thread of a `Reconstruction` only, before it would
+  read values (`_saved_model`), and looks for colocations, devices and gradients of their
+  own only where functions have any (`_functions`).
 """
 
 from __future__ import annotations
@@ -34,6 +44,7 @@ from ._trackables import (
     describe,
     global_restorables,
     has_values,
+    is_checkpoint,
     is_trackable,
     restorables,
 )
@@ -57,6 +68,7 @@ __all__ = [
     "fast_path",
     "global_restorables",
     "has_values",
+    "is_checkpoint",
     "is_registered",
     "is_trackable",
     "restorables",
