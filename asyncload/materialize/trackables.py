@@ -194,11 +194,11 @@ def _fits(wanted: Wanted, array: Array) -> bool:
         return array.dtype == object
     if tf.as_dtype(array.dtype) != wanted.dtype:
         return False
-    return bool(wanted.part) or wanted.shape is None or wanted.shape.is_compatible_with(array.shape)
+    return wanted.shape is None or bool(wanted.shape.is_compatible_with(array.shape))
 
 
 def _expected(wanted: Wanted) -> str:
-    shape = "any shape of" if wanted.shape is None or wanted.part else f"{wanted.shape}"
+    shape = "any shape of" if wanted.shape is None else f"{wanted.shape}"
     return f"{shape} {wanted.dtype.name}"
 
 
@@ -310,6 +310,10 @@ class CheckpointAssignment:
             return match_objects(target, nodes)
         except _private.CannotRestore as error:
             raise CannotBuildFast(f"an object of the checkpoint {error}") from error
+        except Exception as error:
+            raise CannotBuildFast(
+                f"asking an object what it takes raised {type(error).__name__}: {error}"
+            ) from error
 
     def load_stock(self, path: str) -> None:
         """Restore the checkpoint as TensorFlow does, which may leave half of it assigned.

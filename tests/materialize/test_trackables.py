@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from asyncload.errors import Corrupt, FormatError, MismatchError, TooLarge
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize._object_graph import parse_object_graph
 from asyncload.materialize.trackables import CheckpointAssignment
+from asyncload.materialize.whole import WholeBuild
 from tests.equality import same_bytes
 from tests.materialize.checkpoints import (
     GRAPH,
@@ -158,6 +160,14 @@ def test_misfits_are_all_named_and_nothing_changes(tmp_path: Path) -> None:
     assert_same(content(target, tmp_path), before)
 
 
+def test_a_tensor_of_which_a_part_would_fit_is_a_misfit(tmp_path: Path) -> None:
+    documents, arrays = read(save(ZOO["sharded"](1), tmp_path))
+    (key,) = (key for key in arrays if key.startswith("table"))
+    arrays[key] = np.zeros((7, 2), "float32")
+    with pytest.raises(MismatchError, match=r"has \(6, 2\) float32, the checkpoint has \(7, 2\)"):
+        assign(ZOO["sharded"](0), documents, arrays)
+
+
 def test_partial_restores_what_is_in_both(tmp_path: Path) -> None:
     saved = module(1)
     saved.more = tf.Variable(1.0)
@@ -270,6 +280,41 @@ def test_what_reads_its_own_files_is_left_to_stock(tmp_path: Path) -> None:
     graph.nodes[0].registered_saver.name = "tpu"
     with pytest.raises(CannotBuildFast, match="'tpu'"):
         assign(Dense(2, 0), {GRAPH: graph.SerializeToString()}, arrays)
+
+
+def test_an_object_that_cannot_say_what_it_takes_is_left_to_stock(tmp_path: Path) -> None:
+    class Broken(Halves):
+        def _serialize_to_tensors(self) -> dict[str, Any]:
+            raise ZeroDivisionError("no idea")
+
+    documents, arrays = read(save(tf.train.Checkpoint(a=Halves(1.0)), tmp_path))
+    with pytest.raises(CannotBuildFast, match="ZeroDivisionError: no idea"):
+        assign(tf.train.Checkpoint(a=Broken(0.0)), documents, arrays)
+
+
+@pytest.mark.parametrize("name", ["trackables", "saved_models"])
+def test_a_failed_self_test_warns_once_and_falls_back(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selftest = sys.modules["asyncload.materialize._private._selftest"]
+
+    def fail() -> None:
+        raise AssertionError("nothing is as it was")
+
+    documents, arrays = read(save(Dense(2, 1), tmp_path))
+    works = getattr(selftest, f"{name}_work")
+    monkeypatch.setattr(selftest, f"_try_{name}", fail)
+    works.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="nothing is as it was"):
+            assert not works()
+        with pytest.raises(CannotBuildFast, match="self-test"):
+            WholeBuild(uri="model").construct(documents)
+        if name == "trackables":
+            with pytest.raises(CannotBuildFast, match="self-test"):
+                assign(Dense(2, 0), documents, arrays)
+    finally:
+        works.cache_clear()
 
 
 def test_stock_restores_and_translates(tmp_path: Path) -> None:

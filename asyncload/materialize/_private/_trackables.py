@@ -126,16 +126,18 @@ class _Saveable:
     def __init__(self, saveable: Any) -> None:
         self._saveable = saveable
         self._device = saveable_object_util.set_cpu0(str(saveable.specs[0].device or ""))
-        shape = self._only_shape()
         self.wanted: Sequence[Wanted] = [
-            Wanted(_text(spec.name), tf.as_dtype(spec.dtype), shape, _text(spec.slice_spec))
+            Wanted(_text(spec.name), tf.as_dtype(spec.dtype), *self._shape_and_part(spec))
             for spec in saveable.specs
         ]
 
-    def _only_shape(self) -> tf.TensorShape | None:
+    def _shape_and_part(self, spec: Any) -> tuple[tf.TensorShape | None, str]:
+        part = _text(spec.slice_spec)
+        if part:
+            return tf.TensorShape([int(size) for size in part.split(" ")[:-1]]), part
         variable = self._saveable.op
         simple = isinstance(variable, _Variable) and len(self._saveable.specs) == 1
-        return variable.shape if simple else None
+        return variable.shape if simple else None, ""
 
     def keep(self) -> Callable[[], None]:
         before = [spec.tensor for spec in self._saveable.specs]
