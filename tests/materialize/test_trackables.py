@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,49 @@ def test_an_optimizer_that_is_not_built_says_so(tmp_path: Path) -> None:
     assign(fresh, documents, arrays)
     for mine, theirs in zip(fresh.variables, model.variables, strict=True):
         assert "seed_generator" in mine.path or same_bytes(mine.numpy(), theirs.numpy())
+
+
+def test_slots_that_the_optimizer_has_not_made_are_named(tmp_path: Path) -> None:
+    documents, arrays = read(save(ZOO["slots"](1), tmp_path))
+    optimizer = tf.compat.v1.train.AdamOptimizer()
+    target = tf.train.Checkpoint(model=Dense(3, 0), optimizer=optimizer)
+    with pytest.raises(MismatchError, match=r"model/w/\.OPTIMIZER_SLOT/optimizer/m/"):
+        assign(target, documents, arrays)
+
+
+Tree = dict[str, Any]
+_leaves = st.integers(0, 3)  # which variable; the same one may be in several places
+_names = st.sampled_from("abc")
+_trees = st.dictionaries(
+    _names,
+    st.recursive(_leaves, lambda part: st.dictionaries(_names, part, max_size=3)),
+    min_size=1,
+    max_size=3,
+)
+
+
+def grow(tree: Tree, pool: dict[int, Any], base: int) -> tf.Module:
+    module = tf.Module()
+    for name, part in tree.items():
+        if isinstance(part, dict):
+            setattr(module, name, grow(part, pool, base))
+        else:
+            setattr(module, name, pool.setdefault(part, tf.Variable(base + part)))
+    return module
+
+
+@given(saved=_trees, target=_trees)
+@settings(max_examples=40, deadline=None)
+def test_what_matches_is_what_matches_for_stock(saved: Tree, target: Tree) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(grow(saved, {}, 100), Path(folder))
+        documents, arrays = read(path)
+        mine: dict[int, Any] = {}
+        stock: dict[int, Any] = {}
+        tf.train.Checkpoint(grow(target, stock, 0)).restore(path).expect_partial()
+        with contextlib.suppress(MismatchError):  # where nothing matches
+            assign(grow(target, mine, 0), documents, arrays, partial=True)
+    assert {k: v.numpy() for k, v in mine.items()} == {k: v.numpy() for k, v in stock.items()}
 
 
 def test_a_checkpoint_of_something_else_says_what_was_saved(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,18 @@ def test_assets_live_as_long_as_the_object(tmp_path: Path) -> None:
     del root
     gc.collect()
     assert not path.exists()
+    assert not path.parent.parent.exists()
+
+
+def test_assets_live_as_long_as_what_stock_loaded(tmp_path: Path) -> None:
+    calls = lookups(tmp_path / "model")
+    root = WholeBuild(uri="s3://bucket/model").load_stock(str(tmp_path / "model"))
+    shutil.rmtree(tmp_path / "model")
+    path = Path(root.file.asset_path.numpy().decode())
+    assert [name for name, _ in call(root, calls)] == ["find", "insert"]
+    assert sorted(one.name for one in path.parent.parent.iterdir() if one.is_dir()) == ["assets"]
+    del root
+    gc.collect()
     assert not path.parent.parent.exists()
 
 
