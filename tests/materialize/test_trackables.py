@@ -210,7 +210,7 @@ _leaves = st.integers(0, 3)  # which variable; the same one may be in several pl
 _names = st.sampled_from("abc")
 _trees = st.dictionaries(
     _names,
-    st.recursive(_leaves, lambda part: st.dictionaries(_names, part, max_size=3)),
+    st.recursive(_leaves, lambda part: st.dictionaries(_names, part, min_size=1, max_size=3)),
     min_size=1,
     max_size=3,
 )
@@ -237,7 +237,16 @@ def test_what_matches_is_what_matches_for_stock(saved: Tree, target: Tree) -> No
         tf.train.Checkpoint(grow(target, stock, 0)).restore(path).expect_partial()
         with contextlib.suppress(MismatchError):  # where nothing matches
             assign(grow(target, mine, 0), documents, arrays, partial=True)
-    assert {k: v.numpy() for k, v in mine.items()} == {k: v.numpy() for k, v in stock.items()}
+        assert {k: v.numpy() for k, v in mine.items()} == {k: v.numpy() for k, v in stock.items()}
+        status = tf.train.Checkpoint(grow(target, {}, 0)).restore(path)
+        try:
+            status.assert_consumed()
+        except AssertionError:
+            with pytest.raises(MismatchError):
+                assign(grow(target, {}, 0), documents, arrays)
+        else:
+            assign(grow(target, {}, 0), documents, arrays)
+        status.expect_partial()
 
 
 def test_a_checkpoint_of_something_else_says_what_was_saved(tmp_path: Path) -> None:
