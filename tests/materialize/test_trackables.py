@@ -238,15 +238,24 @@ def test_what_matches_is_what_matches_for_stock(saved: Tree, target: Tree) -> No
         with contextlib.suppress(MismatchError):  # where nothing matches
             assign(grow(target, mine, 0), documents, arrays, partial=True)
         assert {k: v.numpy() for k, v in mine.items()} == {k: v.numpy() for k, v in stock.items()}
-        status = tf.train.Checkpoint(grow(target, {}, 0)).restore(path)
-        try:
-            status.assert_consumed()
-        except AssertionError:
+        if fits_for_stock(target, path):
+            assign(grow(target, {}, 0), documents, arrays)
+        else:
             with pytest.raises(MismatchError):
                 assign(grow(target, {}, 0), documents, arrays)
-        else:
-            assign(grow(target, {}, 0), documents, arrays)
+
+
+def fits_for_stock(target: Tree, path: str) -> bool:
+    variables: dict[int, Any] = {}
+    root = grow(target, variables, 0)
+    status = tf.train.Checkpoint(root).restore(path)
+    try:
+        status.assert_consumed()
+    except AssertionError:
         status.expect_partial()
+        return False
+    # Stock is content with a variable that met an object without values, and has its old one.
+    return all(variable.numpy() >= 100 for variable in variables.values())
 
 
 def test_a_checkpoint_of_something_else_says_what_was_saved(tmp_path: Path) -> None:
