@@ -12,7 +12,8 @@ each file is the exception: it is restored into a `tf.train.Checkpoint` and igno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,12 +49,14 @@ class Plan:
 
     Attributes:
         matched: (path of the object, what it takes).
-        missing: (path, object) of what has values, none of which are in the checkpoint.
+        missing: (path, object) of what has values, and is not in the checkpoint.
+        unsaved: (path, object) of what has values, and is in the checkpoint without any.
         extra: keys of the checkpoint that belong to no object.
     """
 
     matched: list[tuple[str, Restorable]] = field(default_factory=list)
     missing: list[tuple[str, Any]] = field(default_factory=list)
+    unsaved: list[tuple[str, Any]] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
 
 
@@ -71,25 +74,26 @@ def match_objects(target: TargetGraph, nodes: Sequence[Node]) -> Plan:
     paths = {id(trackable): path for path, trackable in objects}
     plan = Plan()
     planned: set[int] = set()  # objects; the first node that stands for one gives its values
-    unused = {number: node.attributes for number, node in enumerate(nodes)}
+    counter = _counter(nodes)
+    for number, node in enumerate(nodes):
+        if number not in bound and number != counter:
+            plan.extra.extend(key for _, key in node.attributes)
     for number, trackable in bound.items():
         node = nodes[number]
-        unused[number] = ()
-        if id(trackable) not in planned:
-            planned.add(id(trackable))
-            found = _private.restorables(trackable, node.attributes, node.saver)
-            plan.matched.extend((paths.get(id(trackable), ""), one) for one in found)
-            unused[number] = _untouched(node, found)
-    plan.extra = [
-        key
-        for number, attributes in unused.items()
-        for _, key in attributes
-        if number != _counter(nodes)
-    ]
-    has_counter = _counter(nodes) is not None
+        if id(trackable) in planned:
+            continue
+        planned.add(id(trackable))
+        path = paths.get(id(trackable), "")
+        found = _private.restorables(trackable, node.attributes, node.saver)
+        plan.matched.extend((path, one) for one in found)
+        plan.extra.extend(_untouched(node, found))
+        if not found and _private.has_values(trackable):
+            plan.unsaved.append((path, trackable))
+    optional = _COUNTER if target.is_checkpoint and counter is None else None
     for path, trackable in objects:
-        optional = path == _COUNTER and not has_counter
-        if id(trackable) not in planned and not optional and _private.has_values(trackable):
+        if id(trackable) in planned or path == optional:
+            continue
+        if _private.has_values(trackable):
             plan.missing.append((path, trackable))
     return plan
 
@@ -125,14 +129,14 @@ def _bind_below(
                 queue.append(child)
 
 
-def _untouched(node: Node, restorables: Iterable[Restorable]) -> list[tuple[str, str]]:
-    # The key of an attribute may be but the beginning of those of its tensors, as for tables.
-    keys = [wanted.key for one in restorables for wanted in one.wanted]
-    return [
-        (name, key)
-        for name, key in node.attributes
-        if not any(wanted.startswith(key) for wanted in keys)
-    ]
+def _untouched(node: Node, restorables: Iterable[Restorable]) -> Iterator[str]:
+    """Yield the keys of a node that its object does not take."""
+    taken = sorted(wanted.key for one in restorables for wanted in one.wanted)
+    for _, key in node.attributes:
+        # It may be but the beginning of the keys of its tensors, as for tables.
+        index = bisect_left(taken, key)
+        if index == len(taken) or not taken[index].startswith(key):
+            yield key
 
 
 def _counter(nodes: Sequence[Node]) -> int | None:
@@ -151,7 +155,7 @@ def match_by_name(target: TargetGraph, keys: Iterable[str]) -> Plan:
         if wholes and all(wanted.key in present for one in wholes for wanted in one.wanted):
             plan.matched.extend((path, one) for one in wholes)
             used.update(wanted.key for one in wholes for wanted in one.wanted)
-        elif path != _COUNTER:
+        elif not (target.is_checkpoint and path == _COUNTER):
             plan.missing.append((path, trackable))
     plan.extra = sorted(present - used)
     return plan
@@ -176,12 +180,12 @@ def misfits(plan: Plan, arrays: Mapping[str, Array]) -> list[str]:
     return lines
 
 
-def describe_missing(plan: Plan) -> list[str]:
-    """Say of every object that has values, but none in the checkpoint, what they are."""
+def describe_missing(objects: Iterable[tuple[str, Any]]) -> list[str]:
+    """Say of (path, object) that have values, but none in the checkpoint, what they are."""
     return [
         f"{path or 'the target itself'}: the target has {_private.describe(trackable)}, the "
         "checkpoint has nothing for it"
-        for path, trackable in plan.missing
+        for path, trackable in objects
     ]
 
 
@@ -190,11 +194,11 @@ def _fits(wanted: Wanted, array: Array) -> bool:
         return array.dtype == object
     if tf.as_dtype(array.dtype) != wanted.dtype:
         return False
-    return bool(wanted.part) or wanted.shape is None or wanted.shape.is_compatible_with(array.shape)
+    return wanted.shape is None or bool(wanted.shape.is_compatible_with(array.shape))
 
 
 def _expected(wanted: Wanted) -> str:
-    shape = "any shape of" if wanted.shape is None or wanted.part else f"{wanted.shape}"
+    shape = "any shape of" if wanted.shape is None else f"{wanted.shape}"
     return f"{shape} {wanted.dtype.name}"
 
 
@@ -292,7 +296,7 @@ class CheckpointAssignment:
         graph = documents.get(GRAPH_DOCUMENT)
         nodes = None if graph is None else parse_object_graph(graph, uri=self._uri)
         with one_build_at_a_time, quiet():
-            if isinstance(self._target, tf.train.Checkpoint):
+            if _private.is_checkpoint(self._target):
                 _ = self._target.save_counter  # made when first asked for, as `restore` does
             plan = self._plan(nodes, arrays)
             self._check(plan, nodes, arrays)
@@ -306,6 +310,10 @@ class CheckpointAssignment:
             return match_objects(target, nodes)
         except _private.CannotRestore as error:
             raise CannotBuildFast(f"an object of the checkpoint {error}") from error
+        except Exception as error:
+            raise CannotBuildFast(
+                f"asking an object what it takes raised {type(error).__name__}: {error}"
+            ) from error
 
     def load_stock(self, path: str) -> None:
         """Restore the checkpoint as TensorFlow does, which may leave half of it assigned.
@@ -316,7 +324,7 @@ class CheckpointAssignment:
         Raises:
             MismatchError: TensorFlow could not restore it.
         """
-        own = isinstance(self._target, tf.train.Checkpoint)
+        own = _private.is_checkpoint(self._target)
         with one_build_at_a_time, quiet():
             checkpoint = self._target if own else tf.train.Checkpoint(self._target)
             try:
@@ -334,7 +342,7 @@ class CheckpointAssignment:
     def _check(self, plan: Plan, nodes: Sequence[Node] | None, arrays: Mapping[str, Array]) -> None:
         lines = misfits(plan, arrays)
         if not self._partial:
-            lines += describe_missing(plan)
+            lines += describe_missing([*plan.missing, *plan.unsaved])
             lines += [
                 f"{key}: the checkpoint has "
                 f"{_found(arrays[key]) if key in arrays else 'it'}, the target has no such value"
@@ -355,6 +363,8 @@ def _advice(plan: Plan, nodes: Sequence[Node] | None, nothing: bool) -> str:
             "It has no object graph, only names, as TensorFlow 1 wrote them, and its names have "
             "to be those of the target's variables; load_weights gives its tensors by name."
         )
+    if nothing and not plan.missing:
+        return "The target has no values yet, so none can be restored: build it first."
     if nothing:
         names = [local for local, _ in nodes[0].children if local not in ("root", _COUNTER)]
         below = ", ".join(f"{name}=..." for name in names[:8]) or "nothing"

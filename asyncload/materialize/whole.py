@@ -7,6 +7,7 @@ initialised, in TensorFlow's order.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -115,7 +116,7 @@ class WholeBuild:
         made, self._made = self._made, None
         try:
             plan = match_objects(_private.TargetGraph(made.root), self._nodes)
-            lines = misfits(plan, arrays) + describe_missing(plan)
+            lines = misfits(plan, arrays) + describe_missing(plan.missing)
             if not lines:
                 execute(plan, arrays, uri=self._uri, keep=False)
                 made.finish()
@@ -132,32 +133,46 @@ class WholeBuild:
         """Load the SavedModel as TensorFlow does: for what cannot be built the fast way.
 
         Args:
-            path: of its folder, which has to stay if there are assets.
+            path: of its folder. Unless it is the one given at first, it need not stay.
 
         Raises:
             FormatError: TensorFlow could not load it either.
         """
-        with one_build_at_a_time, quiet():
-            try:
-                return tf.saved_model.load(path)
-            except AsyncloadError:
-                raise
-            except Exception as error:
-                raise FormatError(
-                    f"TensorFlow {tf.__version__} cannot load this SavedModel: {_summary(error)}",
-                    uri=self._uri,
-                ) from error
+        if self._folder is None and _has_assets(path):
+            path = self._link(path)
+        try:
+            with one_build_at_a_time, quiet():
+                root = tf.saved_model.load(path)
+        except AsyncloadError:
+            raise
+        except Exception as error:
+            raise FormatError(
+                f"TensorFlow {tf.__version__} cannot load this SavedModel: {_summary(error)}",
+                uri=self._uri,
+            ) from error
+        self._hand_over(root)
+        return root
 
     # --- files that are not on this machine -------------------------------------------
 
-    def _write(self, documents: Mapping[str, bytes]) -> str:
+    def _make_folder(self) -> str:
         folder = tempfile.mkdtemp(prefix="asyncload-saved-model-")
         self._temporary = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._root = Path(folder)
+        return folder
+
+    def _write(self, documents: Mapping[str, bytes]) -> str:
+        folder = self._make_folder()
         for name in _FILES:
             if name in documents:
                 self._write_file(self._root, name, documents[name])
         return folder
+
+    def _link(self, path: str) -> str:
+        """Return a temporary folder with the files of another one."""
+        return shutil.copytree(
+            path, self._make_folder(), copy_function=_link_or_copy, dirs_exist_ok=True
+        )
 
     def _write_assets(self, assets: Mapping[str, bytes]) -> None:
         if self._temporary is not None:
@@ -174,11 +189,24 @@ class WholeBuild:
     def _hand_over(self, root: Any) -> None:
         """Keep the temporary folder for as long as the object lives."""
         if self._temporary is not None and self._temporary.detach():
+            shutil.rmtree(self._root / "variables", ignore_errors=True)
             weakref.finalize(root, shutil.rmtree, self._root, ignore_errors=True)
 
     def _discard(self) -> None:
         if self._temporary is not None:
             self._temporary()
+
+
+def _has_assets(folder: str) -> bool:
+    assets = Path(folder) / "assets"
+    return assets.is_dir() and any(assets.iterdir())
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
 
 
 def _summary(error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute.sharded_variable import ShardedVariable
 
 from tests.materialize.test_model_build import aligned
 
@@ -106,6 +107,14 @@ def dtypes(seed: int) -> tf.Module:
         tf.Variable(tf.cast(rng.integers(0, 2, (3, 2)) * (seed + 1), kind)) for kind in kinds
     ]
     root.strings = tf.Variable([[b"a\0b" * seed, b""], [b"x" * 1000, b"\xff"]])
+    root.no_words = tf.Variable(tf.constant([], tf.string))
+    root.ends = tf.Variable([b"x\0\0", bytes([seed])])
+    root.small = [
+        tf.Variable(
+            tf.constant(rng.integers(0, 3, (3, 5)).astype(tf.as_dtype(kind).as_numpy_dtype))
+        )
+        for kind in ("float8_e5m2", "float8_e4m3fn", "int4", "uint16")
+    ]
     root.text = tf.Variable(f"seed {seed}")
     root.scalar = tf.Variable(float(seed))
     root.nothing = tf.Variable(tf.zeros((0, 3)))
@@ -136,6 +145,14 @@ def others(seed: int) -> tf.train.Checkpoint:
         old=Old(float(seed)),
         step=tf.Variable(seed, dtype=tf.int64),
     )
+
+
+def sharded(seed: int) -> tf.Module:
+    """Return a variable in three parts, which a checkpoint holds as one tensor."""
+    root = tf.Module()
+    parts = [tf.Variable(np.full((rows, 2), seed + rows, "float32")) for rows in (3, 2, 1)]
+    root.table = ShardedVariable(parts, name="table")
+    return root
 
 
 def keras_model(seed: int) -> keras.Model:
@@ -176,6 +193,7 @@ ZOO: dict[str, Callable[[int], Any]] = {
     "tables": tables,
     "others": others,
     "keras": keras_model,
+    "sharded": sharded,
     "training": training,
     "wrapped": wrapped,
     "slots": slots,

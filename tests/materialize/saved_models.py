@@ -58,6 +58,13 @@ class Composed(tf.Module):
     def clipped(self, x: Any) -> Any:
         return _clip(x * self.named["a"][0])
 
+    @tf.function(input_signature=[_spec(None)])  # type: ignore[untyped-decorator]
+    def placed(self, x: Any) -> Any:
+        with tf.device("/CPU:0"):
+            y = x + 1.0
+        with tf.compat.v1.colocate_with(y), tf.control_dependencies([y]):
+            return y * 3.0
+
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def _clip(x: Any) -> Any:
@@ -74,6 +81,7 @@ def composed(folder: Path) -> Calls:
         "inner": [x],
         "control": [x, tf.constant(3)],
         "clipped": [tf.constant([1.0, -2.0])],
+        "placed": [tf.constant([1.0, -2.0])],
         "signatures.inner": [x],
         "signatures.control": {"x": x, "times": tf.constant(2)},
     }

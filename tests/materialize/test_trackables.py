@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from asyncload.errors import Corrupt, FormatError, MismatchError, TooLarge
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize._object_graph import parse_object_graph
 from asyncload.materialize.trackables import CheckpointAssignment
+from asyncload.materialize.whole import WholeBuild
 from tests.equality import same_bytes
 from tests.materialize.checkpoints import (
     GRAPH,
@@ -157,6 +162,14 @@ def test_misfits_are_all_named_and_nothing_changes(tmp_path: Path) -> None:
     assert_same(content(target, tmp_path), before)
 
 
+def test_a_tensor_of_which_a_part_would_fit_is_a_misfit(tmp_path: Path) -> None:
+    documents, arrays = read(save(ZOO["sharded"](1), tmp_path))
+    (key,) = (key for key in arrays if key.startswith("table"))
+    arrays[key] = np.zeros((7, 2), "float32")
+    with pytest.raises(MismatchError, match=r"has \(6, 2\) float32, the checkpoint has \(7, 2\)"):
+        assign(ZOO["sharded"](0), documents, arrays)
+
+
 def test_partial_restores_what_is_in_both(tmp_path: Path) -> None:
     saved = module(1)
     saved.more = tf.Variable(1.0)
@@ -184,11 +197,102 @@ def test_an_optimizer_that_is_not_built_says_so(tmp_path: Path) -> None:
         assert "seed_generator" in mine.path or same_bytes(mine.numpy(), theirs.numpy())
 
 
+def test_slots_that_the_optimizer_has_not_made_are_named(tmp_path: Path) -> None:
+    documents, arrays = read(save(ZOO["slots"](1), tmp_path))
+    optimizer = tf.compat.v1.train.AdamOptimizer()
+    target = tf.train.Checkpoint(model=Dense(3, 0), optimizer=optimizer)
+    with pytest.raises(MismatchError, match=r"model/w/\.OPTIMIZER_SLOT/optimizer/m/"):
+        assign(target, documents, arrays)
+
+
+Tree = dict[str, Any]
+_leaves = st.integers(0, 3)  # which variable; the same one may be in several places
+_names = st.sampled_from("abc")
+_trees = st.dictionaries(
+    _names,
+    st.recursive(_leaves, lambda part: st.dictionaries(_names, part, min_size=1, max_size=3)),
+    min_size=1,
+    max_size=3,
+)
+
+
+def grow(tree: Tree, pool: dict[int, Any], base: int) -> tf.Module:
+    module = tf.Module()
+    for name, part in tree.items():
+        if isinstance(part, dict):
+            setattr(module, name, grow(part, pool, base))
+        else:
+            setattr(module, name, pool.setdefault(part, tf.Variable(base + part)))
+    return module
+
+
+@given(saved=_trees, target=_trees)
+@settings(max_examples=40, deadline=None)
+def test_what_matches_is_what_matches_for_stock(saved: Tree, target: Tree) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(grow(saved, {}, 100), Path(folder))
+        documents, arrays = read(path)
+        mine: dict[int, Any] = {}
+        stock: dict[int, Any] = {}
+        tf.train.Checkpoint(grow(target, stock, 0)).restore(path).expect_partial()
+        with contextlib.suppress(MismatchError):  # where nothing matches
+            assign(grow(target, mine, 0), documents, arrays, partial=True)
+        assert {k: v.numpy() for k, v in mine.items()} == {k: v.numpy() for k, v in stock.items()}
+        if fits_for_stock(target, path):
+            assign(grow(target, {}, 0), documents, arrays)
+        else:
+            with pytest.raises(MismatchError):
+                assign(grow(target, {}, 0), documents, arrays)
+
+
+def fits_for_stock(target: Tree, path: str) -> bool:
+    variables: dict[int, Any] = {}
+    root = grow(target, variables, 0)
+    status = tf.train.Checkpoint(root).restore(path)
+    try:
+        status.assert_consumed()
+    except AssertionError:
+        status.expect_partial()
+        return False
+    # Stock is content with a variable that met an object without values, and has its old one.
+    return all(variable.numpy() >= 100 for variable in variables.values())
+
+
 def test_a_checkpoint_of_something_else_says_what_was_saved(tmp_path: Path) -> None:
     documents, arrays = read(save(tf.train.Checkpoint(net=Dense(2, 0)), tmp_path))
     for partial in (False, True):
         with pytest.raises(MismatchError, match=r"tf\.train\.Checkpoint\(net=\.\.\.\)"):
             assign(Dense(2, 1), documents, arrays, partial=partial)
+
+
+def test_a_target_without_values_says_so(tmp_path: Path) -> None:
+    documents, arrays = read(save(keras_model(1), tmp_path))
+    unbuilt = keras.Sequential([keras.layers.Dense(4)])
+    with pytest.raises(MismatchError, match=r"no values yet.*build it first"):
+        assign(unbuilt, documents, arrays)
+
+
+def test_an_object_that_was_saved_without_values_is_missing(tmp_path: Path) -> None:
+    documents, arrays = read(save(tf.train.Checkpoint(a=tf.Module(), b=Dense(2, 0)), tmp_path))
+    target = tf.train.Checkpoint(a=tf.Variable([1.0]), b=Dense(2, 1))
+    with pytest.raises(MismatchError, match=r"a: the target has \(1,\) float32"):
+        assign(target, documents, arrays)
+
+
+def test_the_counter_is_no_nuisance(tmp_path: Path) -> None:
+    target = tf.train.Checkpoint(a=Dense(2, 0))
+    documents, arrays = read(tf.train.Checkpoint(a=Dense(2, 1)).write(str(tmp_path / "written")))
+    assign(target, documents, arrays)
+    assert target.save_counter.numpy() == 0
+    documents, arrays = read(save(Dense(2, 1), tmp_path))
+    mine = Dense(2, 0)
+    assign(mine, documents, arrays)
+    mine.save_counter = tf.Variable(5, dtype=tf.int64)
+    assign(mine, documents, arrays)
+    assert mine.save_counter.numpy() == 1
+    del arrays["save_counter/.ATTRIBUTES/VARIABLE_VALUE"]
+    with pytest.raises(MismatchError, match="save_counter"):
+        assign(mine, documents, arrays)
 
 
 @pytest.mark.parametrize("target", [[1], {"a": tf.Variable(1)}, 7, None])
@@ -239,6 +343,41 @@ def test_what_reads_its_own_files_is_left_to_stock(tmp_path: Path) -> None:
     graph.nodes[0].registered_saver.name = "tpu"
     with pytest.raises(CannotBuildFast, match="'tpu'"):
         assign(Dense(2, 0), {GRAPH: graph.SerializeToString()}, arrays)
+
+
+def test_an_object_that_cannot_say_what_it_takes_is_left_to_stock(tmp_path: Path) -> None:
+    class Broken(Halves):
+        def _serialize_to_tensors(self) -> dict[str, Any]:
+            raise ZeroDivisionError("no idea")
+
+    documents, arrays = read(save(tf.train.Checkpoint(a=Halves(1.0)), tmp_path))
+    with pytest.raises(CannotBuildFast, match="ZeroDivisionError: no idea"):
+        assign(tf.train.Checkpoint(a=Broken(0.0)), documents, arrays)
+
+
+@pytest.mark.parametrize("name", ["trackables", "saved_models"])
+def test_a_failed_self_test_warns_once_and_falls_back(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selftest = sys.modules["asyncload.materialize._private._selftest"]
+
+    def fail() -> None:
+        raise AssertionError("nothing is as it was")
+
+    documents, arrays = read(save(Dense(2, 1), tmp_path))
+    works = getattr(selftest, f"{name}_work")
+    monkeypatch.setattr(selftest, f"_try_{name}", fail)
+    works.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="nothing is as it was"):
+            assert not works()
+        with pytest.raises(CannotBuildFast, match="self-test"):
+            WholeBuild(uri="model").construct(documents)
+        if name == "trackables":
+            with pytest.raises(CannotBuildFast, match="self-test"):
+                assign(Dense(2, 0), documents, arrays)
+    finally:
+        works.cache_clear()
 
 
 def test_stock_restores_and_translates(tmp_path: Path) -> None:
@@ -311,6 +450,21 @@ def test_a_huge_graph_is_too_large() -> None:
         parse_object_graph(b"\x0a\x00" * 1_000_001, uri="ckpt-1")
     with pytest.raises(TooLarge, match="bytes"):
         parse_object_graph(bytes((64 << 20) + 1), uri="ckpt-1")
+
+
+def test_a_graph_made_to_be_slow_is_not() -> None:
+    graph = Graph()
+    graph.nodes.add()
+    graph.nodes.add()
+    for number in range(100_000):
+        graph.nodes[0].children.add(node_id=1, local_name="w" if not number else f"x{number}")
+        graph.nodes[1].attributes.add(
+            name="VARIABLE_VALUE", checkpoint_key=f"{number}/.ATTRIBUTES/"
+        )
+    begin = time.perf_counter()
+    with pytest.raises(MismatchError):
+        assign(Dense(2, 0), {GRAPH: graph.SerializeToString()}, {})
+    assert time.perf_counter() - begin < 10
 
 
 @given(st.data())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
 
 from asyncload.errors import Corrupt, FormatError, MismatchError, Unsafe
 from asyncload.materialize import CannotBuildFast
@@ -57,10 +60,54 @@ def assert_same_objects(mine: Any, stock: Any) -> None:
         assert sorted(vars(one)) == sorted(vars(other)) if hasattr(one, "__dict__") else True, path
         if isinstance(one, tf.Variable):
             assert_same_variable(one, other, path)
+        for mine_function, stock_function in zip(functions(one), functions(other), strict=True):
+            assert_same_graph(mine_function.graph, stock_function.graph, path)
         mine_children, stock_children = children(one), children(other)
         assert list(mine_children) == list(stock_children), path
         queue.extend((mine_children[n], stock_children[n], f"{path}.{n}") for n in mine_children)
     assert len({one for one, _ in seen}) == len({other for _, other in seen})
+
+
+def functions(thing: Any) -> list[Any]:
+    if isinstance(thing, ConcreteFunction):
+        return [thing]
+    return list(getattr(thing, "concrete_functions", ()))
+
+
+def assert_same_graph(mine: Any, stock: Any, path: str) -> None:
+    assert [traits(one) for one in mine.get_operations()] == [
+        traits(one) for one in stock.get_operations()
+    ], path
+    for kind in ("inputs", "outputs", "control_outputs", "internal_captures"):
+        names = [[one.name for one in getattr(graph, kind)] for graph in (mine, stock)]
+        assert names[0] == names[1], f"{path}: {kind}"
+    assert sorted(mine._names_in_use) == sorted(stock._names_in_use), path
+    tf.nest.assert_same_structure(mine.structured_outputs, stock.structured_outputs)
+
+
+def traits(operation: Any) -> tuple[Any, ...]:
+    """Return what an operation of a graph is, without the numbers of this one load."""
+    proto = str(operation.node_def)
+    for called in CALLED.findall(proto):
+        proto = proto.replace(called, NUMBER.sub("", called))
+    return (
+        proto,
+        operation.device,
+        operation.colocation_groups(),
+        [one.name for one in operation.inputs],
+        [one.name for one in operation.control_inputs],
+        [(one.dtype, one.shape.as_proto().SerializeToString()) for one in operation.outputs],
+        operation._gradient_function is None,
+        operation._colocation_code_locations,
+        None
+        if operation._device_code_locations is None
+        else [(one.obj, one.filename, one.lineno) for one in operation._device_code_locations],
+        operation._get_control_flow_context(),
+    )
+
+
+CALLED = re.compile(r'(?:name|s): "[^"]*"')
+NUMBER = re.compile(r"_\d+|\d+")
 
 
 def assert_same_variable(mine: Any, stock: Any, path: str) -> None:
@@ -118,6 +165,20 @@ def _trainable(root: Any) -> list[Any]:
     return [first.w, first.b, second.w, second.b, root.named["a"]]
 
 
+def test_a_node_keeps_its_device_its_colocation_and_its_gradient(tmp_path: Path) -> None:
+    composed(tmp_path / "model")
+    root = load(tmp_path / "model")
+    (placed,) = root.placed.concrete_functions
+    assert "/device:CPU:0" in {one.device for one in placed.graph.get_operations()}
+    product = placed.graph.get_operation_by_name("mul")
+    assert product.colocation_groups() == [b"loc:@add"]
+    x = tf.constant([3.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        result = root.clipped(x)
+    assert tape.gradient(result, x).numpy().tolist() == [5.0]  # clipped; by type it were 2
+
+
 def test_training_does_not_write_to_the_arrays(tmp_path: Path) -> None:
     dense(tmp_path / "model")
     documents, arrays = read(str(tmp_path / "model" / "variables" / "variables"))
@@ -147,6 +208,18 @@ def test_assets_live_as_long_as_the_object(tmp_path: Path) -> None:
     del root
     gc.collect()
     assert not path.exists()
+    assert not path.parent.parent.exists()
+
+
+def test_assets_live_as_long_as_what_stock_loaded(tmp_path: Path) -> None:
+    calls = lookups(tmp_path / "model")
+    root = WholeBuild(uri="s3://bucket/model").load_stock(str(tmp_path / "model"))
+    shutil.rmtree(tmp_path / "model")
+    path = Path(root.file.asset_path.numpy().decode())
+    assert [name for name, _ in call(root, calls)] == ["find", "insert"]
+    assert sorted(one.name for one in path.parent.parent.iterdir() if one.is_dir()) == ["assets"]
+    del root
+    gc.collect()
     assert not path.parent.parent.exists()
 
 

@@ -1,10 +1,10 @@
 """Every private API of TensorFlow and Keras that asyncload uses, and the test that it still works.
 
-What stands here moves between releases. `fast_path()` and `serving_path()` try it on a small model
-when it is first needed; if anything differs from stock, the caller takes the stock path:
-slower, same result.
+What stands here moves between releases. Each part is tried on something small when it is first
+needed (`fast_path`, `serving_path`, `trackables_work`, `saved_models_work`); if anything differs from
+stock, the caller takes the stock path: slower, same result.
 
-For Keras models, seven things are private:
+For Keras models:
 
 - ``EagerTensor(array, ...)`` aliases a 64-byte-aligned array instead of copying it;
 - a `ResourceVariable` is put together from a handle, without an initial value;
@@ -19,11 +19,20 @@ For Keras models, seven things are private:
   than it reads, Keras 3.15). `load_state` runs Keras' own ``_load_state``, with a walk that
   yields the same children in the same order from what is known of the class.
 
-For SavedModels, these are:
+To serve signatures of SavedModels:
 
 - functions are added to, called in and removed from the eager runtime by name (`_serving`);
 - which attributes an operation has is asked of the registry of operations;
 - handles of variables are made without variables; nested structures of types are decoded.
+
+For checkpoints and whole SavedModels:
+
+- what objects hold and which tensors they take is asked of them by the methods that
+  ``tf.train.Checkpoint`` calls (`_trackables`);
+- variables are assigned through their handles;
+- ``tf.saved_model.load`` stops, on the thread of a `Reconstruction` only, before it would
+  read values (`_saved_model`), and looks for colocations, devices and gradients of their
+  own only where functions have any (`_functions`).
 """
 
 from __future__ import annotations
@@ -49,6 +58,7 @@ from ._trackables import (
     describe,
     global_restorables,
     has_values,
+    is_checkpoint,
     is_trackable,
     restorables,
 )
@@ -77,6 +87,7 @@ __all__ = [
     "fast_path",
     "global_restorables",
     "has_values",
+    "is_checkpoint",
     "is_registered",
     "is_trackable",
     "restorables",

@@ -12,6 +12,8 @@ from tensorflow.python.framework import ops
 from tensorflow.python.saved_model import load as load_lib
 from tensorflow.python.trackable.resource import CapturableResource
 
+from . import _functions
+
 __all__ = ["NoObjectGraph", "Reconstruction"]
 
 _here = threading.local()  # .active: the Reconstruction that is under way on this thread
@@ -29,7 +31,9 @@ class Reconstruction:
         folder: that holds ``saved_model.pb``. Assets have to be there when it is finished.
 
     Attributes:
+        folder: the same.
         root: the object; its variables have no values yet.
+        nodes: what it was made of.
 
     Raises:
         NoObjectGraph: as it says.
@@ -37,10 +41,12 @@ class Reconstruction:
 
     def __init__(self, folder: str) -> None:
         _install()
+        self.folder = folder
         self.nodes: list[Any] = []
         _here.active = self
         try:
-            self.root = tf.saved_model.load(folder)
+            with _functions.quick_functions():
+                self.root = tf.saved_model.load(folder)
         finally:
             _here.active = None
 
@@ -51,6 +57,12 @@ class Reconstruction:
                 if isinstance(node, CapturableResource):
                     node._initialize()
         self.nodes = []
+
+
+def _under_way(folder: Any) -> Reconstruction | None:
+    """Return the Reconstruction of a folder, unless another SavedModel is loaded meanwhile."""
+    active: Reconstruction | None = getattr(_here, "active", None)
+    return active if active is not None and active.folder == folder else None
 
 
 class _NoneToInitialise(list[Any]):
@@ -65,7 +77,7 @@ def _stopping_before_values(stock: Callable[[Any], None]) -> Callable[[Any], Non
 
     @functools.wraps(stock)
     def _restore_checkpoint(self: Any) -> None:
-        active = getattr(_here, "active", None)
+        active = _under_way(self._export_dir)
         if active is None:
             stock(self)
         else:
@@ -79,10 +91,10 @@ def _refusing(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Override ``load_v1_in_v2.load``: it would read the values too."""
 
     @functools.wraps(stock)
-    def load(*args: Any, **kwargs: Any) -> Any:
-        if getattr(_here, "active", None) is not None:
+    def load(export_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        if _under_way(export_dir) is not None:
             raise NoObjectGraph
-        return stock(*args, **kwargs)
+        return stock(export_dir, *args, **kwargs)
 
     return load
 
@@ -95,3 +107,4 @@ def _install() -> None:
             return
         loader._restore_checkpoint = _stopping_before_values(loader._restore_checkpoint)
         load_lib.load_v1_in_v2.load = _refusing(load_lib.load_v1_in_v2.load)
+        _functions.install()

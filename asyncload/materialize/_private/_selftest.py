@@ -7,6 +7,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -94,23 +95,53 @@ def trackables_work() -> bool:
     return _passes(_try_trackables, "tf.train.Checkpoint.restore and tf.saved_model.load")
 
 
-def _try_saved_models() -> None:
-    """Take a SavedModel apart and put it together again, around a table's initialiser."""
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _with_own_gradient(x: Any) -> Any:
+    return x * 2.0, lambda upstream: upstream * 7.0
+
+
+def _saved_module() -> tf.Module:
     module = tf.Module()
     module.variable = tf.Variable([1.0, 2.0])
     keys = tf.lookup.KeyValueTensorInitializer([3], [4], tf.int64, tf.int64)
     module.table = tf.lookup.StaticHashTable(keys, -1)
-    spec = [tf.TensorSpec([], tf.int64)]
-    module.call = tf.function(module.table.lookup, input_signature=spec)
+
+    def call(x: Any) -> Any:
+        with tf.device("/device:CPU:0"):
+            found = module.table.lookup(tf.cast(x, tf.int64))
+        return tf.cast(found, tf.float32), _with_own_gradient(x) * module.variable
+
+    module.call = tf.function(call, input_signature=[tf.TensorSpec([], tf.float32)])
+    return module
+
+
+def _try_saved_models() -> None:
+    """Take a SavedModel apart and put it together again, and compare it with what stock makes."""
+    module = _saved_module()
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     with tempfile.TemporaryDirectory(prefix="asyncload-") as folder:
-        tf.saved_model.save(module, folder)
+        tf.saved_model.save(module, folder, options=options)
+        stock = tf.saved_model.load(folder)
         made = Reconstruction(folder)
     if made.root.variable.is_initialized():
         raise AssertionError("tf.saved_model.load reads values")
     made.root.variable.assign(module.variable)
     made.finish()
-    if made.root.call(tf.constant(3, tf.int64)).numpy() != 4:
-        raise AssertionError("a table of a SavedModel is not initialised")
+    if _placements(made.root) != _placements(stock):
+        raise AssertionError("operations of functions are not what stock makes of them")
+    x = tf.constant(3.0)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        found, scaled = made.root.call(x)
+    if found.numpy() != 4 or tape.gradient(scaled, x).numpy() != 21:
+        raise AssertionError("tables or gradients of a SavedModel are lost")
+
+
+def _placements(root: Any) -> list[tuple[str, str, list[bytes]]]:
+    (function,) = root.call.concrete_functions
+    return [
+        (one.name, one.device, one.colocation_groups()) for one in function.graph.get_operations()
+    ]
 
 
 @functools.cache

@@ -33,6 +33,7 @@ __all__ = [
     "describe",
     "global_restorables",
     "has_values",
+    "is_checkpoint",
     "is_trackable",
     "restorables",
 ]
@@ -125,16 +126,18 @@ class _Saveable:
     def __init__(self, saveable: Any) -> None:
         self._saveable = saveable
         self._device = saveable_object_util.set_cpu0(str(saveable.specs[0].device or ""))
-        shape = self._only_shape()
         self.wanted: Sequence[Wanted] = [
-            Wanted(_text(spec.name), tf.as_dtype(spec.dtype), shape, _text(spec.slice_spec))
+            Wanted(_text(spec.name), tf.as_dtype(spec.dtype), *self._shape_and_part(spec))
             for spec in saveable.specs
         ]
 
-    def _only_shape(self) -> tf.TensorShape | None:
+    def _shape_and_part(self, spec: Any) -> tuple[tf.TensorShape | None, str]:
+        part = _text(spec.slice_spec)
+        if part:
+            return tf.TensorShape([int(size) for size in part.split(" ")[:-1]]), part
         variable = self._saveable.op
         simple = isinstance(variable, _Variable) and len(self._saveable.specs) == 1
-        return variable.shape if simple else None
+        return variable.shape if simple else None, ""
 
     def keep(self) -> Callable[[], None]:
         before = [spec.tensor for spec in self._saveable.specs]
@@ -194,6 +197,11 @@ def is_trackable(thing: Any) -> bool:
     return isinstance(thing, base.Trackable)
 
 
+def is_checkpoint(thing: Any) -> bool:
+    """Whether it is a `tf.train.Checkpoint`, of TensorFlow 2 or 1."""
+    return isinstance(thing, (tf.train.Checkpoint, tf.compat.v1.train.Checkpoint))
+
+
 def has_values(trackable: Any) -> bool:
     """Whether the object itself, apart from its children, writes anything to a checkpoint."""
     return _plain_variable(trackable) is not None or bool(_factories(trackable))
@@ -248,15 +256,15 @@ def restorables(
         raise CannotRestore(f"was saved by {saver!r}, which reads files of its own")
     if not attributes:
         return []
+    prefix = restore._extract_saveable_name(attributes[0][1])
     variable = _plain_variable(trackable)
     if variable is not None:
-        return [_VariableValue(variable, key) for name, key in attributes if name == _VALUE]
+        return [_VariableValue(variable, prefix + _VALUE)]
     if isinstance(trackable, python_state.PythonState):
         return [_PythonState(trackable, attributes[0][1])]
     found = _factories(trackable)
     if found.keys() == {_WHOLE_OBJECT}:
-        name = restore._extract_saveable_name(attributes[0][1])
-        name += saveable_compat.get_saveable_name(trackable) or ""
+        name = prefix + (saveable_compat.get_saveable_name(trackable) or "")
         saveables = {name: found[_WHOLE_OBJECT](name=name)}
     else:
         saveables = _by_attribute(found, attributes)
@@ -303,10 +311,16 @@ class TargetGraph:
 
     Args:
         target: a `tf.train.Checkpoint`, or what one would be made of.
+
+    Attributes:
+        is_checkpoint: which of the two it is.
+        root: what node 0 of a checkpoint stands for.
+        attached: what a `tf.train.Checkpoint` adds to its root's children, by local name.
     """
 
     def __init__(self, target: Any) -> None:
-        view = getattr(getattr(target, "_saver", None), "_graph_view", None)
+        self.is_checkpoint = is_checkpoint(target)
+        view = target._saver._graph_view if self.is_checkpoint else None
         self.root = target if view is None else view.root
         attached = () if view is None else view.attached_dependencies or ()
         self.attached = {ref.name: ref.ref for ref in attached if ref.name != "root"}
