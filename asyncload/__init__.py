@@ -9,7 +9,7 @@ A map of the house; each room imports only from rooms above it::
     memory       the byte budget, aligned arenas, slabs shared with workers
     workers      the worker processes
     pipeline/    the overlap: Manifest -> reads -> bytes in place -> decoded tensors
-    materialize/ tensors and documents -> a Keras model; the only room with TensorFlow
+    materialize/ tensors and documents -> models, signatures; the only room with TensorFlow
     loader/      Loader, Load, and the functions below
     report/      progress bar and timeline, from events alone
     cli          the ``asyncload`` command
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .loader._parts import PartResult
     from .loader._weights import Weights
     from .manifest import Manifest, TensorEntry
+    from .materialize.served import Signature, Signatures
 
 _HOMES = {
     "errors": (
@@ -93,6 +94,7 @@ _HOMES = {
     "loader._parts": ("PartResult",),
     "loader._weights": ("Weights",),
     "manifest": ("Manifest", "TensorEntry"),
+    "materialize.served": ("Signature", "Signatures"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -113,6 +115,8 @@ __all__ = [
     "Observer",
     "PartResult",
     "Progress",
+    "Signature",
+    "Signatures",
     "SourceChanged",
     "SourceError",
     "TensorEntry",

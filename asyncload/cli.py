@@ -1,4 +1,4 @@
-"""The ``asyncload`` command: load, inspect, demo.
+"""The ``asyncload`` command: load, inspect, cache, demo.
 
 Errors end in exit code 1 and one line on standard error; ``--debug`` shows the traceback. With
 ``--json``, standard output holds one JSON document and nothing else.
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 import asyncload
-from asyncload.events import Event, FellBack
+from asyncload.events import Event, FellBack, Indexed
+from asyncload.loader import IndexCache, Kept
 from asyncload.manifest import Encoding, Manifest
 from asyncload.report import ProgressReporter, Timeline
 
@@ -37,6 +38,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+cache = typer.Typer(
+    help="The index cache: what spares the second load of a file its index.", no_args_is_help=True
+)
+app.add_typer(cache, name="cache")
 
 _Uri = Annotated[str, typer.Argument(metavar="URI", help="a path, or file://...")]
 _Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
@@ -87,6 +92,18 @@ def demo(
         await _demo.run(model, as_json=as_json)
 
     _guard(run, debug)
+
+
+@cache.command("info")
+def cache_info(as_json: _Json = False, debug: _Debug = False) -> None:
+    """Say where the index cache is, and what it holds."""
+    _guard(lambda: _cache(IndexCache.files, "holds", as_json=as_json), debug)
+
+
+@cache.command("clear")
+def cache_clear(as_json: _Json = False, debug: _Debug = False) -> None:
+    """Remove all that the index cache holds."""
+    _guard(lambda: _cache(IndexCache.clear, "removed", as_json=as_json), debug)
 
 
 def main() -> None:
@@ -144,16 +161,19 @@ def _one_line(error: Exception) -> str:
 
 
 async def _load(uri: str, *, weights: bool, compile_model: bool, as_json: bool) -> None:
-    timeline, fallbacks = Timeline(), []
+    timeline, fallbacks, cached = Timeline(), [], False
     bar = nullcontext(_ignore) if as_json else ProgressReporter(transient=True)
 
     with bar as draw:
 
         def observe(event: Event) -> None:
+            nonlocal cached
             timeline(event)
             draw(event)
             if isinstance(event, FellBack):
                 fallbacks.append(event.reason)
+            elif isinstance(event, Indexed):
+                cached = event.cached
 
         async with asyncload.Loader(observer=observe) as loader:
             begin = time.perf_counter()
@@ -163,7 +183,13 @@ async def _load(uri: str, *, weights: bool, compile_model: bool, as_json: bool) 
                 result = await loader.load(uri, compile=compile_model)
             seconds = time.perf_counter() - begin
 
-    summary = {"uri": uri, **_describe(result), "seconds": seconds, "fell_back": fallbacks}
+    summary = {
+        "uri": uri,
+        **_describe(result),
+        "index": "from the cache" if cached else "from the file",
+        "seconds": seconds,
+        "fell_back": fallbacks,
+    }
     if as_json:
         _print_json({**summary, "timeline": timeline.as_dict()})
     else:
@@ -275,6 +301,20 @@ def _print_manifest(manifest: Manifest) -> None:
 
 def _encoding(encoding: Encoding | None) -> str:
     return "raw" if encoding is None else type(encoding).__name__.lower()
+
+
+# --- cache -------------------------------------------------------------------------------
+
+
+async def _cache(work: Callable[[IndexCache], Sequence[Kept]], verb: str, *, as_json: bool) -> None:
+    kept = IndexCache()
+    files = await asyncio.to_thread(work, kept)
+    folder, nbytes = str(kept.folder), sum(file.nbytes for file in files)
+    if as_json:
+        _print_json({"folder": folder, "entries": len(files), "nbytes": nbytes})
+    else:
+        entries = f"{len(files):,} {'entry' if len(files) == 1 else 'entries'}"
+        typer.echo(f"{folder}: {verb} {entries}, {decimal(nbytes)}")
 
 
 def _print_json(document: dict[str, Any]) -> None:

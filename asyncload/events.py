@@ -52,16 +52,18 @@ class Indexed(Event):
         format: name of the Format.
         tensors: how many tensors will be read.
         nbytes: their decoded bytes.
+        cached: whether it came from the index cache.
     """
 
     format: str
     tensors: int
     nbytes: int
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted(Event):
-    """A stage has begun: ``"index"``, ``"read"``, ``"build"``, ``"bind"``."""
+    """A stage has begun: ``"index"``, ``"read"``, ``"build"``, ``"bind"``, ``"warm-up"``."""
 
     stage: str
 

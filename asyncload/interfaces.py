@@ -75,26 +75,35 @@ class Source(Protocol):
     Attributes:
         uri: as given, without credentials.
         name: the last part of the URI's path, by which formats recognise it.
+        local: whether the bytes are on this machine's disk, where its owner put them.
     """
 
     uri: str
     name: str
+    local: bool
 
     async def open(self, name: str = "") -> Reader:
         """Open a file, pinned to its present version.
 
         Args:
             name: ``""`` for the file that the URI names, else a file in the same folder (in the
-                folder itself, where the URI names a folder).
+                folder itself, where the URI names a folder), or in a folder below that:
+                ``variables/variables.index``. The URI need not name anything itself: it may be
+                what the names of several files begin with.
 
         Raises:
             NotFound, AccessDenied, TransferFailed: as they say.
-            Unsafe: ``name`` would leave the folder.
+            Unsafe: ``name`` would leave the folder: it is absolute, one of its parts is empty,
+                ``.`` or ``..``, or it has a backslash or a NUL.
         """
         ...
 
     async def list(self) -> list[str] | None:
-        """Return the names in the folder that the URI names; ``None`` where it names a file."""
+        """Return the names in the folder that the URI names; ``None`` where it names a file.
+
+        Raises:
+            NotFound: it names neither.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -166,7 +175,9 @@ class Indexing:
 
     Attributes:
         source: where the URI points.
-        files: readers opened so far; ``files.readers[0]`` is the URI's own file, where it is one.
+        files: readers opened so far; ``files.readers[0]`` is the URI's own file, where it is one,
+            else the file by which its format was told: a member of the folder, or the file with
+            a known ending beside the prefix.
         workers: where untrusted bytes are parsed.
         publish: to be called with documents as soon as they are known, before the tensors are.
         unpack: to be called for a file that lies deflated inside another: (reader, offset,
@@ -197,9 +208,12 @@ class Format(Protocol):
 
     Attributes:
         name: short and lasting; it stands in manifests and in what the CLI prints.
+        costly: whether indexing takes tens of milliseconds, as HDF5 does, so that it pays to keep
+            the manifest for the next load. Its ``files`` must be all that it was made from.
     """
 
     name: str
+    costly: bool
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether a file of this name, beginning with these bytes (up to 16), is of this format."""

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +28,10 @@ __all__ = [
     "FileEntry",
     "Inline",
     "Manifest",
+    "Part",
+    "Partitioned",
     "Reorder",
+    "Strings",
     "TensorEntry",
     "file_version",
     "numpy_dtype",
@@ -38,6 +42,7 @@ _EXTENSION_DTYPES = MappingProxyType(
         name: np.dtype(getattr(ml_dtypes, name))
         for name in (
             "bfloat16",
+            "float4_e2m1fn",
             "float8_e3m4",
             "float8_e4m3",
             "float8_e4m3b11fnuz",
@@ -46,6 +51,10 @@ _EXTENSION_DTYPES = MappingProxyType(
             "float8_e5m2",
             "float8_e5m2fnuz",
             "float8_e8m0fnu",
+            "int2",
+            "int4",
+            "uint2",
+            "uint4",
         )
     }
 )
@@ -59,6 +68,11 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     """
     extension = _EXTENSION_DTYPES.get(name)
     return extension if extension is not None else np.dtype(name)
+
+
+@lru_cache(maxsize=64)
+def _itemsize(dtype: str) -> int:
+    return numpy_dtype(dtype).itemsize
 
 
 def file_version(status: os.stat_result) -> str:
@@ -145,7 +159,51 @@ class Inline:
     data: bytes
 
 
-Encoding = Deflate | Chunked | Reorder | Inline
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """TensorFlow's strings: the length of each, a checksum of the lengths, then their bytes.
+
+    Lengths are varints; the checksum is four bytes, the masked CRC32C of the lengths as
+    little-endian uint32 (uint64 from 4 GiB on). The array has `bytes` for elements, dtype
+    ``object``. The `TensorEntry.crc32c` of such a tensor is that of what the first checksum is
+    of, then that checksum's four bytes, then the strings' bytes
+    (tensorflow/core/util/tensor_bundle/tensor_bundle.cc, WriteStringTensor).
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a partitioned variable: raw elements, in C order of the part itself.
+
+    Attributes:
+        origin: index of its first element in each dimension of the variable.
+        shape: elements in each dimension.
+        file: index into ``Manifest.files``.
+        offset: first byte within the file.
+        length: bytes in the file.
+        crc32c: unmasked, of those bytes.
+    """
+
+    origin: tuple[int, ...]
+    shape: tuple[int, ...]
+    file: int
+    offset: int
+    length: int
+    crc32c: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Partitioned:
+    """A tensor that was stored in parts, which may lie in several files.
+
+    Attributes:
+        parts: each element of the tensor belongs to exactly one of them.
+    """
+
+    parts: tuple[Part, ...]
+
+
+Encoding = Deflate | Chunked | Reorder | Inline | Strings | Partitioned
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +232,11 @@ class TensorEntry:
         file: index into ``Manifest.files``.
         offset: first byte within the file.
         length: bytes in the file. For `Chunked`, the sum over its chunks, and ``offset`` is
-            the lowest of theirs; for `Inline`, 0.
+            the lowest of theirs; for `Inline`, 0; for `Partitioned`, the sum over its parts, and
+            ``file`` and ``offset`` are the first one's.
         encoding: ``None`` for raw little-endian elements in C order.
+        crc32c: unmasked, of the stored bytes of a raw tensor (of `Strings`, see there); ``None``
+            where the file has none.
     """
 
     name: str
@@ -185,19 +246,21 @@ class TensorEntry:
     offset: int
     length: int
     encoding: Encoding | None = None
+    crc32c: int | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the decoded array."""
-        return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
+        """Bytes of the decoded array; of `Strings`, those of the references to them."""
+        return math.prod(self.shape) * _itemsize(self.dtype)
 
     def spans(self) -> tuple[tuple[int, int], ...]:
         """Return (offset, length) of each stored stretch of bytes, in the codec's order.
 
-        One for each stored chunk of a `Chunked` tensor, none for `Inline` ones, else one.
+        One for each stored chunk of a `Chunked` tensor, none for `Inline` ones nor for
+        `Partitioned` ones, which lie in several files; else one.
         """
         match self.encoding:
-            case Inline():
+            case Inline() | Partitioned():
                 return ()
             case Chunked(chunks=chunks):
                 return tuple((chunk.offset, chunk.length) for chunk in chunks)
@@ -277,13 +340,14 @@ def _from_text(text: str) -> bytes:
 
 def _entry_to_json(entry: TensorEntry) -> list[Any]:
     fixed = [entry.name, entry.dtype, entry.shape, entry.file, entry.offset, entry.length]
-    return [*fixed, None if entry.encoding is None else _encoding_to_json(entry.encoding)]
+    encoding = None if entry.encoding is None else _encoding_to_json(entry.encoding)
+    return [*fixed, encoding, entry.crc32c]
 
 
 def _entry_from_json(raw: list[Any]) -> TensorEntry:
-    name, dtype, shape, file, offset, length, encoding = raw
+    name, dtype, shape, file, offset, length, encoding, crc32c = raw
     decoded = None if encoding is None else _encoding_from_json(encoding)
-    return TensorEntry(name, dtype, tuple(shape), file, offset, length, decoded)
+    return TensorEntry(name, dtype, tuple(shape), file, offset, length, decoded, crc32c)
 
 
 def _encoding_to_json(encoding: Encoding) -> dict[str, Any]:
@@ -303,6 +367,10 @@ def _encoding_to_json(encoding: Encoding) -> dict[str, Any]:
             return {"kind": "deflate", **dataclasses.asdict(encoding)}
         case Reorder():
             return {"kind": "reorder", **dataclasses.asdict(encoding)}
+        case Strings():
+            return {"kind": "strings"}
+        case Partitioned(parts):
+            return {"kind": "partitioned", "parts": [dataclasses.astuple(part) for part in parts]}
 
 
 def _encoding_from_json(raw: dict[str, Any]) -> Encoding:
@@ -314,6 +382,15 @@ def _encoding_from_json(raw: dict[str, Any]) -> Encoding:
             return Deflate(**raw)
         case "reorder":
             return Reorder(**raw)
+        case "strings":
+            return Strings()
+        case "partitioned":
+            return Partitioned(
+                tuple(
+                    Part(tuple(origin), tuple(shape), *where)
+                    for origin, shape, *where in raw["parts"]
+                )
+            )
         case "chunked":
             return Chunked(
                 chunk=tuple(raw["chunk"]),

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
@@ -21,6 +22,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 _LASTING_TASK = "asyncload-loader"
 _TASK_PATIENCE = 2.0  # seconds
 
+_caches = tempfile.TemporaryDirectory(prefix="asyncload-tests-")
+
 
 def pytest_sessionstart() -> None:
     """Begin alike wherever the suite is run from."""
@@ -30,6 +33,13 @@ def pytest_sessionstart() -> None:
     # a test starts to interrupt it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Neither what tests load, nor what programs do that they start, is for the user's own cache.
+    os.environ["XDG_CACHE_HOME"] = _caches.name
+
+
+def pytest_unconfigure() -> None:
+    """Remove what the tests cached."""
+    _caches.cleanup()
 
 
 def pytest_asyncio_loop_factories(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import ml_dtypes
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 import asyncload
 from asyncload import cli
+from asyncload.loader import _recall
 
 
 @pytest.fixture
@@ -101,6 +103,26 @@ def test_load_a_keras_model(tmp_path: Path) -> None:
     assert document["kind"].endswith("Sequential")
     assert (document["name"], document["parameters"], document["tensors"]) == ("small", 15, 2)
     assert {span["stage"] for span in document["timeline"]["spans"]} >= {"index", "read", "build"}
+
+
+def test_the_cache_is_shown_used_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(_recall, "SETTLED", 0)
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["a"] = np.arange(3)
+    empty = {"folder": str(tmp_path / "asyncload" / "index"), "entries": 0, "nbytes": 0}
+    assert json.loads(run("cache", "info", "--json").stdout) == empty
+    loads = [json.loads(run("load", path, "--json").stdout)["index"] for _ in range(2)]
+    assert loads == ["from the file", "from the cache"]
+    held = json.loads(run("cache", "info", "--json").stdout)
+    assert held["entries"] == 1
+    assert held["nbytes"] > 100
+    assert json.loads(run("cache", "clear", "--json").stdout) == held
+    assert json.loads(run("cache", "info", "--json").stdout) == empty
+    assert "holds 0 entries" in run("cache", "info").stdout.replace("\n", " ")
 
 
 @pytest.mark.parametrize("command", ["load", "inspect"])

@@ -34,8 +34,14 @@ FLOORS = {
     "_demo": 5,
     "_probe": 5,
 }
-# Seams on one floor that are meant: the words build on one another, the command runs the demo.
-NEIGHBOURS = {("interfaces", "manifest"), ("cli", "_demo"), ("_demo", "_probe")}
+# Seams on one floor that are meant: the words build on one another, the command runs the demo, and
+# formats check and decode what they index, as codecs do what is loaded.
+NEIGHBOURS = {
+    ("interfaces", "manifest"),
+    ("cli", "_demo"),
+    ("_demo", "_probe"),
+    ("formats", "codecs"),
+}
 TENSORFLOW = {"tensorflow", "keras"}
 # One room uses them; the demo loads with Keras itself, to compare.
 TENSORFLOW_ROOMS = {"materialize", "_demo"}

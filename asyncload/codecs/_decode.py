@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from asyncload.errors import Corrupt, DecodeError, FormatError
-from asyncload.manifest import Chunked, Deflate, Inline, Reorder, TensorEntry
+from asyncload.manifest import (
+    Chunked,
+    Deflate,
+    Inline,
+    Partitioned,
+    Reorder,
+    Strings,
+    TensorEntry,
+)
 
 from ._chunks import decode_chunks
 from ._elements import Elements
@@ -58,6 +66,8 @@ def _decode(entry: TensorEntry, stored: Sequence[memoryview], out: memoryview) -
             elements = Elements.of(entry.dtype)
             array = np.frombuffer(out, elements.carrier).reshape(entry.shape)
             decode_chunks(encoding, stored, array, elements)
+        case Strings() | Partitioned():
+            raise DecodeError("is no array of one stretch; it has a function of its own")
 
 
 def fill(entry: TensorEntry, out: memoryview) -> None:

@@ -1,22 +1,32 @@
 """What bytes mean: one file for each format, which turns a layout into a `Manifest`.
 
-- formats: ``_keras_archive``, ``_weights_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``
-- what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``, ``_json``
+- formats: ``_keras_archive``, ``_weights_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``,
+  ``_tensor_bundle``, ``_saved_model``
+- what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``,
+  ``_json``, ``_protobuf``, ``_checkpoint_state``; ``_bundle_index`` with ``_leveldb`` and
+  ``_ordered_code``
 - small reads side by side, and sizes that can be true: ``_ranges``, ``_concurrent``, ``_shape``
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from asyncload.errors import UnknownFormat
 from asyncload.interfaces import Format
 
+from ._checkpoint_state import STATE_FILE
 from ._keras_archive import KerasArchive
 from ._npz import Npy, Npz
 from ._safetensors import Safetensors
 from ._safetensors_index import SafetensorsIndex
+from ._saved_model import SAVED_MODEL, WARMUP_REQUESTS, SavedModel
+from ._tensor_bundle import INDEX_SUFFIX, TensorBundle
 from ._weights_h5 import WeightsH5
 
-__all__ = ["FORMATS", "detect"]
+__all__ = ["FOLDERS", "FORMATS", "PREFIXES", "WARMUP_REQUESTS", "detect", "detect_folder"]
+
+_SAVED_MODEL, _TENSOR_BUNDLE = SavedModel(), TensorBundle()
 
 FORMATS: tuple[Format, ...] = (
     KerasArchive(),
@@ -25,7 +35,19 @@ FORMATS: tuple[Format, ...] = (
     Safetensors(),
     Npz(),
     Npy(),
+    _SAVED_MODEL,
+    _TENSOR_BUNDLE,
 )
+# (file, format): a folder that has this file is of this format; the first one decides. The file is
+# ``readers[0]`` for `Format.index`.
+FOLDERS: tuple[tuple[str, Format], ...] = (
+    (SAVED_MODEL, _SAVED_MODEL),
+    (STATE_FILE, _TENSOR_BUNDLE),
+)
+# (ending, format): a URI that names nothing, but would with this ending, is of this format; that
+# file is ``readers[0]``.
+PREFIXES: tuple[tuple[str, Format], ...] = ((INDEX_SUFFIX, _TENSOR_BUNDLE),)
+_NAMED = 3  # of the files in a folder, in a message
 
 
 def detect(name: str, head: bytes, *, uri: str) -> Format:
@@ -49,5 +71,29 @@ def detect(name: str, head: bytes, *, uri: str) -> Format:
     raise UnknownFormat(
         f"is of no known format: {name!r} has no known ending and {found}. Known are {known}; "
         "give the file the usual ending if it is one of them.",
+        uri=uri,
+    )
+
+
+def detect_folder(names: Collection[str], *, uri: str) -> tuple[str, Format]:
+    """Return by which of its files a folder is of a format, and that format.
+
+    Args:
+        names: what is in the folder.
+        uri: for messages.
+
+    Raises:
+        UnknownFormat: it is of none.
+    """
+    for member, candidate in FOLDERS:
+        if member in names:
+            return member, candidate
+    looked_for = " or ".join(f"{member!r} ({each.name})" for member, each in FOLDERS)
+    endings = tuple(ending for ending, _ in PREFIXES)
+    prefixes = sorted(name.rpartition(".")[0] for name in names if name.endswith(endings))
+    hint = f"such as {', '.join(prefixes[:_NAMED])}" if prefixes else "such as model.keras"
+    raise UnknownFormat(
+        f"is a folder of no known format: it has no file {looked_for}. Name what in it you want, "
+        f"{hint}.",
         uri=uri,
     )

@@ -37,6 +37,7 @@ class KerasArchive:
     """
 
     name = "keras"
+    costly = True
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether the name ends in ``.keras``, or the bytes are those of a ZIP archive."""

@@ -35,6 +35,7 @@ class Npz:
     """
 
     name = "npz"
+    costly = False
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether the name ends in ``.npz``."""
@@ -57,6 +58,7 @@ class Npy:
     """Format of ``*.npy``: one tensor, named as the file is, without the suffix."""
 
     name = "npy"
+    costly = False
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether the name ends in ``.npy``, or the bytes begin as NumPy's do."""

@@ -72,6 +72,7 @@ class Safetensors:
     """Format of ``*.safetensors``; ``__metadata__`` becomes a document of that name."""
 
     name = "safetensors"
+    costly = False
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether the name ends in ``.safetensors``, or the bytes are a length and a brace."""

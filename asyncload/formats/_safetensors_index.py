@@ -28,6 +28,7 @@ class SafetensorsIndex:
     """Format of ``*.safetensors.index.json``: one manifest over all shards."""
 
     name = "safetensors-index"
+    costly = False
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether the name ends in ``.safetensors.index.json``."""

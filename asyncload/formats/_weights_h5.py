@@ -19,6 +19,7 @@ class WeightsH5:
     """
 
     name = "keras-weights"
+    costly = True
 
     def matches(self, name: str, head: bytes) -> bool:
         """Whether the name is that of an HDF5 file, or the bytes begin as one."""

@@ -2,8 +2,14 @@
 
 - ``_loader``   `Loader`: owns workers, memory budget and construction thread
 - ``_load``     `Load`: one load on its way: awaitable, progress, events, counted waiters
-- ``_flow``     how a load goes: open, detect, index, read beside building, bind
+- ``_flow``     how a load goes: open, index, read beside building, bind
+- ``_find``     what a URI names: file, folder or prefix, and of which format
+- ``_recall``   the index cache, as a load sees it; ``_index_cache``, ``_index_entry``: its files
 - ``_weights``  `Weights`: what `load_weights` returns
 - ``_parts``    `map_parts`: the user's own decode in worker processes
 - ``_default``  ``asyncload.load`` and the other functions, on the running loop's own Loader
 """
+
+from ._index_cache import IndexCache, Kept
+
+__all__ = ["IndexCache", "Kept"]

@@ -7,25 +7,41 @@ a line in `_make`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+import functools
+import os
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from asyncload.events import Event, StageEnded, StageStarted
-from asyncload.interfaces import Reader, Source
+from asyncload.errors import Unsafe
+from asyncload.events import Event, FellBack, StageEnded, StageStarted
+from asyncload.interfaces import OpenFiles, Reader, Source, WorkerPool
+from asyncload.manifest import Manifest
+from asyncload.materialize import CannotWarmUp
+from asyncload.workers import in_own_thread
 
 from ._options import LoadOptions
-from ._stock import on_disk
+from ._stock import on_disk, own_path
 
 __all__ = ["Build", "Construction"]
 
 Array = npt.NDArray[Any]
+Names = Collection[str] | None
+Wanted = tuple[Names, Names]
+
+# Documents that say what a model is made of, and whether that decides which tensors are read.
+# Where it does not, reads need not wait until TensorFlow is imported.
+_KERAS, _SAVED_MODEL = "config.json", "saved_model.pb"
+_SELECTIVE = {_KERAS: False, _SAVED_MODEL: True}
 
 
 class Build(Protocol):
-    """One model on its way; its methods are called on the construction thread, in this order.
+    """One model on its way; its methods are called in this order.
+
+    All but `wanted` are called on the construction thread.
 
     Attributes:
         suffix: what the path that `load_stock` gets has to end in.
@@ -33,12 +49,28 @@ class Build(Protocol):
 
     suffix: str
 
-    def construct(self, documents: Mapping[str, bytes]) -> None:
-        """Make the model's objects, without values.
+    def read(self, documents: Mapping[str, bytes]) -> None:
+        """Take in what the documents say of the model.
 
         Raises:
             CannotBuildFast: only `load_stock` can load this model.
             FormatError: the documents are damaged, or refused.
+        """
+        ...
+
+    def wanted(self, manifest: Manifest) -> Wanted:
+        """Return the names of the tensors and of the assets that `bind` needs; ``None`` for all.
+
+        Called after `read`, in any thread, even while `construct` runs.
+
+        Raises: as `read` does.
+        """
+        ...
+
+    def construct(self) -> None:
+        """Make the model's objects, without values.
+
+        Raises: as `read` does.
         """
         ...
 
@@ -62,7 +94,8 @@ class Construction:
     Args:
         options: how to make it.
         builder: the construction thread.
-        uri: for messages.
+        source: where its files are.
+        files: those that are open.
         emit: where events go.
     """
 
@@ -71,54 +104,106 @@ class Construction:
         options: LoadOptions,
         builder: Executor,
         *,
-        uri: str,
+        source: Source,
+        files: OpenFiles,
         emit: Callable[[Event], None],
     ) -> None:
         self._options = options
         self._builder = builder
-        self._uri = uri
+        self._source = source
+        self._files = files
+        self._uri = source.uri
         self._emit = emit
         self._build: Build | None = None
-        self._future: asyncio.Future[None] | None = None
+        self._selective = False
+        self._reading: Future[None] | None = None
+        self._constructing: asyncio.Future[None] | None = None
 
     @property
     def begun(self) -> bool:
         """Whether documents of a model came, so that there is one to build."""
-        return self._future is not None
+        return self._reading is not None
 
     def begin(self, documents: Mapping[str, bytes]) -> None:
-        """Start building, as soon as a Format has read what describes the model."""
-        if self.begun or not _KINDS.intersection(documents):
+        """Start building, as soon as a Format has read what describes the model.
+
+        Raises:
+            Unsafe: it is a program, and nobody said that it may run.
+        """
+        kind = next((each for each in _SELECTIVE if each in documents), None)
+        if self.begun or kind is None:
             return
+        if kind == _SAVED_MODEL:
+            _check_trusted(self._source, self._options.trusted)
         self._emit(StageStarted(uri=self._uri, stage="build"))
         loop = asyncio.get_running_loop()
-        self._future = loop.run_in_executor(self._builder, self._construct, documents)
-        self._future.add_done_callback(self._report)
+        make = _Maker(self._options, self._source, self._files.readers[0], self._notice(loop))
+        self._selective = _SELECTIVE[kind]
+        self._reading = self._builder.submit(self._read, make, kind, documents)
+        self._constructing = loop.run_in_executor(self._builder, self._construct)
+        self._constructing.add_done_callback(self._report)
+
+    def _notice(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
+        def notice(reason: str) -> None:
+            event = FellBack(uri=self._uri, reason=reason)
+            loop.call_soon_threadsafe(self._emit, event)
+
+        return notice
 
     def _report(self, future: asyncio.Future[None]) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         name = type(error).__name__ if error else None
         self._emit(StageEnded(uri=self._uri, stage="build", error=name))
 
-    def _construct(self, documents: Mapping[str, bytes]) -> None:
+    def _read(self, make: _Maker, kind: str, documents: Mapping[str, bytes]) -> None:
         # Imports TensorFlow, if the program has not: seconds, so it belongs on this thread.
-        self._build = _make(documents, self._options, self._uri)
-        self._build.construct(documents)
+        self._build = make.build(kind)
+        self._build.read(documents)
+
+    def _construct(self) -> None:
+        if self._reading is not None:
+            self._reading.result()  # over, as this is the same thread; raises what it raised
+        self._made.construct()
+
+    async def wanted(self, manifest: Manifest, workers: WorkerPool) -> Wanted:
+        """Return the names of the tensors and of the assets that are needed; ``None`` for all.
+
+        Raises: as `Build.read` does.
+        """
+        if not self._selective or self._reading is None:
+            return None, None
+        await asyncio.wrap_future(self._reading)
+        return await workers.run_in_thread(self._made.wanted, manifest)
 
     async def wait(self) -> None:
         """Wait until the model's objects are made; raises what building them raised."""
-        if self._future is None:
+        if self._constructing is None:
             raise RuntimeError("no documents came, so there is no model to wait for")
-        await self._future
+        await self._constructing
 
     async def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
         """Give the model its values, and return it; see `Build.bind`."""
         await self.wait()
         return await self._on_thread(self._made.bind, arrays, assets)
 
-    async def load_stock(self, source: Source, readers: Sequence[Reader]) -> Any:
+    async def warm_up(self, model: Any, requests: bytes | None) -> None:
+        """Call the model once, in a thread of its own, as `Loader.load` says of ``warmup``.
+
+        Args:
+            model: what `bind` or `load_stock` returned.
+            requests: what was saved with it to warm it up with, if anything was.
+        """
+        from asyncload.materialize.warmup import warm_up
+
+        call = functools.partial(warm_up, model, self._options.warmup, requests, uri=self._uri)
+        try:
+            await in_own_thread(call)
+        except CannotWarmUp as reason:
+            self._emit(FellBack(uri=self._uri, reason=f"it was not warmed up: {reason}"))
+
+    async def load_stock(self) -> Any:
         """Let TensorFlow or Keras load the files itself; see `Build.load_stock`."""
-        async with on_disk(source, readers, self._made.suffix) as path:
+        async with on_disk(self._source, self._files.readers, self._made.suffix) as path:
             return await self._on_thread(self._made.load_stock, path)
 
     @property
@@ -129,26 +214,56 @@ class Construction:
 
     def abandon(self) -> None:
         """Drop what is still being built; its thread finishes by itself."""
-        if self._future is not None:
-            self._future.cancel()
+        if self._constructing is not None:
+            self._constructing.cancel()
 
     async def _on_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._builder, function, *args)
 
 
-_KERAS = "config.json"
-_KINDS = frozenset({_KERAS})  # documents that say what a model is made of
+def _check_trusted(source: Source, trusted: bool | None) -> None:
+    if trusted is False or (trusted is None and not source.local):
+        raise Unsafe(
+            "is a SavedModel, which is a program, and is not on this machine's disk. If you trust "
+            "where it comes from, pass trusted=True; its weights alone can be had with "
+            "load_weights().",
+            uri=source.uri,
+        )
 
 
-def _make(documents: Mapping[str, bytes], options: LoadOptions, uri: str) -> Build:
-    """Return the `Build` for documents, one of which is among `_KINDS`."""
-    del documents
-    from asyncload.materialize.keras import ModelBuild
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes the `Build` of a kind of document."""
 
-    return ModelBuild(
-        uri=uri,
-        custom_objects=options.custom_objects,
-        compile=options.compile,
-        safe_mode=options.safe_mode,
-        scopes=options.scopes,
-    )
+    options: LoadOptions
+    source: Source
+    first: Reader
+    notice: Callable[[str], None]
+
+    def build(self, kind: str) -> Build:
+        return self._keras() if kind == _KERAS else self._saved_model()
+
+    def _keras(self) -> Build:
+        from asyncload.materialize.keras import ModelBuild
+
+        return ModelBuild(
+            uri=self.source.uri,
+            custom_objects=self.options.custom_objects,
+            compile=self.options.compile,
+            safe_mode=self.options.safe_mode,
+            scopes=self.options.scopes,
+        )
+
+    def _saved_model(self) -> Build:
+        from asyncload.materialize.signatures import SignaturesBuild
+
+        return SignaturesBuild(
+            uri=self.source.uri,
+            signatures=self.options.signatures,
+            folder=self._folder(),
+        )
+
+    def _folder(self) -> str | None:
+        path = own_path(self.source, self.first)
+        # The URI may name the file in the folder, too.
+        return os.path.dirname(path) if path is not None and not self.first.name else path

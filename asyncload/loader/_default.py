@@ -55,9 +55,9 @@ async def load(uri: URI, **options: Unpack[LoadKeywords]) -> Any:
     return await _loader().load(uri, **options)
 
 
-async def load_weights(uri: URI) -> Weights:
+async def load_weights(uri: URI, *, verify: bool = True) -> Weights:
     """Load the tensors of a file, on the running loop's Loader; see `Loader.load_weights`."""
-    return await _loader().load_weights(uri)
+    return await _loader().load_weights(uri, verify=verify)
 
 
 async def inspect(uri: URI) -> Manifest:

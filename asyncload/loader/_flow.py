@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+)
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -12,9 +19,8 @@ from typing import Any
 import anyio
 import numpy.typing as npt
 
-from asyncload.errors import UnknownFormat
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
-from asyncload.formats import detect
+from asyncload.formats import WARMUP_REQUESTS
 from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
@@ -25,26 +31,33 @@ from asyncload.sources import open_source
 from asyncload.workers import Workers
 
 from ._construct import Construction
+from ._find import find_format
+from ._index_cache import IndexCache
 from ._options import LoadOptions
 from ._parts import Decode, decode_whole
+from ._recall import Recall, Work
 from ._weights import Weights
 
 __all__ = ["Flow", "Resources", "first_error"]
 
 Array = npt.NDArray[Any]
 
-_HEAD = 16  # bytes; enough for the magic number of every format
-
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the loads of one Loader share."""
+    """What the loads of one Loader share.
+
+    Attributes:
+        spare_time: takes work to be done in a thread once a load is over.
+    """
 
     workers: Workers
     slabs: SlabPool
     arenas: ArenaPool
     budget: Budget
     builder: Executor
+    index_cache: IndexCache | None
+    spare_time: Callable[[Work], None]
 
 
 @asynccontextmanager
@@ -90,26 +103,28 @@ class Flow:
         self._files = OpenFiles()
         self._held = AsyncExitStack()
         self._reserved = False
+        self._recall = Recall(resources.index_cache, resources.spare_time)
 
     # --- what callers ask for ----------------------------------------------------------
 
     async def inspect(self) -> Manifest:
         """Index, and nothing else."""
         async with self._opened():
-            return await self._index(_want_no_document)
+            manifest = await self._index(_want_no_document)
+            self._announce(manifest, manifest.nbytes, len(manifest.tensors))
+            return manifest
 
-    async def weights(self) -> Weights:
-        """Read every tensor."""
+    async def weights(self, *, verify: bool) -> Weights:
+        """Read every tensor, and compare the checksums that they have, if ``verify``."""
         async with self._opened():
             manifest = await self._index(_want_no_document)
-            return await self._read_weights(manifest)
+            return await self._read_weights(manifest, verify)
 
     async def stream(self) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield tensors as they complete."""
         async with self._opened():
             manifest = await self._index(_want_no_document)
-            pipeline = self._pipeline(manifest)
-            await self._reserve(manifest.nbytes + pipeline.staging)
+            pipeline = await self._pipeline(manifest, verify=True)
             async with aclosing(pipeline.stream()) as tensors:
                 async for item in tensors:
                     yield item
@@ -128,20 +143,27 @@ class Flow:
         """Make the model that the URI holds, or return its weights where it holds no model."""
         async with self._opened():
             construction = Construction(
-                options, self._resources.builder, uri=self.uri, emit=self._emit
+                options,
+                self._resources.builder,
+                source=self._source,
+                files=self._files,
+                emit=self._emit,
             )
             try:
                 manifest = await self._index(construction.begin)
                 if not construction.begun:
-                    return await self._read_weights(manifest)
-                return await self._model(manifest, construction)
+                    return await self._read_weights(manifest, options.verify)
+                model = await self._model(manifest, construction, options.verify)
+                if options.warms_up:
+                    await self._warm_up(manifest, model, construction)
+                return model
             finally:
                 construction.abandon()
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
-        with responsive():
+        with responsive(), self._recall:
             async with self._source, self._held:
                 yield
 
@@ -155,31 +177,23 @@ class Flow:
 
     async def _index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
         with self._stage("index"):
-            manifest = await self._find_index(publish)
+            chosen, reader = await find_format(self._source)
+            self._files.add(reader)
+            indexing = Indexing(
+                self._source, self._files, self._resources.workers, self._unpack, publish
+            )
+            return await self._recall.index(chosen, indexing)
+
+    def _announce(self, manifest: Manifest, nbytes: int, tensors: int) -> None:
+        """Report the index, once it is known how much of what it lists will be read."""
         self._emit(
             Indexed(
                 uri=self.uri,
                 format=manifest.format,
-                tensors=len(manifest.tensors),
-                nbytes=manifest.nbytes,
+                tensors=tensors,
+                nbytes=nbytes,
+                cached=self._recall.hit,
             )
-        )
-        return manifest
-
-    async def _find_index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
-        listing = await self._source.list()
-        if listing is not None:
-            raise UnknownFormat(
-                "is a folder; expected a file such as model.keras or model.safetensors. Name the "
-                "file in it that you want.",
-                uri=self.uri,
-            )
-        reader = await self._source.open()
-        self._files.add(reader)
-        head = await reader.read(0, min(_HEAD, reader.size))
-        chosen = detect(self._source.name, head, uri=self.uri)
-        return await chosen.index(
-            Indexing(self._source, self._files, self._resources.workers, self._unpack, publish)
         )
 
     async def _unpack(
@@ -194,32 +208,51 @@ class Flow:
         self._held.push_async_callback(unpacked.aclose)
         return unpacked
 
-    async def _read_weights(self, manifest: Manifest) -> Weights:
-        pipeline = self._pipeline(manifest)
-        await self._reserve(manifest.nbytes + pipeline.staging)
+    async def _read_weights(self, manifest: Manifest, verify: bool) -> Weights:
+        pipeline = await self._pipeline(manifest, verify=verify)
         with self._stage("read"):
             return Weights(await pipeline.run(), manifest)
 
-    async def _model(self, manifest: Manifest, construction: Construction) -> Any:
-        pipeline = self._pipeline(manifest)
-        await self._reserve(manifest.nbytes + pipeline.staging)
+    async def _model(self, manifest: Manifest, construction: Construction, verify: bool) -> Any:
         try:
-            return await self._build_beside_reads(pipeline, construction)
+            tensors, assets = await construction.wanted(manifest, self._resources.workers)
+            pipeline = await self._pipeline(manifest, tensors, verify=verify)
+            return await self._build_beside_reads(pipeline, assets, construction)
         except CannotBuildFast as reason:
             self._emit(FellBack(uri=self.uri, reason=str(reason)))
+        await self._reserve(manifest.nbytes)
         with self._stage("build"):
-            return await construction.load_stock(self._source, self._files.readers)
+            return await construction.load_stock()
 
-    async def _build_beside_reads(self, pipeline: Pipeline, construction: Construction) -> Any:
+    async def _build_beside_reads(
+        self, pipeline: Pipeline, assets: Collection[str] | None, construction: Construction
+    ) -> Any:
         async with first_error() as group:
             group.start_soon(construction.wait)
             with self._stage("read"):
                 arrays = await pipeline.run()
-                assets = await pipeline.assets()
+                files = await pipeline.assets(assets)
         with self._stage("bind"):
-            return await construction.bind(arrays, assets)
+            return await construction.bind(arrays, files)
 
-    def _pipeline(self, manifest: Manifest) -> Pipeline:
+    async def _warm_up(self, manifest: Manifest, model: Any, construction: Construction) -> None:
+        with self._stage("warm-up"):
+            pipeline = self._unannounced(manifest, (), verify=False)
+            saved = await pipeline.assets([WARMUP_REQUESTS])
+            await construction.warm_up(model, next(iter(saved.values()), None))
+
+    async def _pipeline(
+        self, manifest: Manifest, names: Collection[str] | None = None, *, verify: bool
+    ) -> Pipeline:
+        """Make what reads these tensors, by default all, once there is memory for them."""
+        pipeline = self._unannounced(manifest, names, verify=verify)
+        self._announce(manifest, pipeline.nbytes, pipeline.tensors)
+        await self._reserve(pipeline.nbytes + pipeline.staging)
+        return pipeline
+
+    def _unannounced(
+        self, manifest: Manifest, names: Collection[str] | None, *, verify: bool
+    ) -> Pipeline:
         resources = self._resources
         return Pipeline(
             manifest,
@@ -227,7 +260,9 @@ class Flow:
             workers=resources.workers,
             slabs=resources.slabs,
             arenas=resources.arenas,
+            names=names,
             on_tensor=self._tensor_ready,
+            verify=verify,
         )
 
     def _tensor_ready(self, entry: TensorEntry) -> None:

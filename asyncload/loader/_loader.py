@@ -17,13 +17,16 @@ import numpy.typing as npt
 from asyncload.errors import LoaderClosed
 from asyncload.events import Observer
 from asyncload.manifest import Manifest
+from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
 from asyncload.workers import Workers
 
 from ._flow import Flow, Resources, first_error
+from ._index_cache import IndexCache
 from ._load import Load
 from ._options import LoadKeywords, LoadOptions
 from ._parts import PartResult, map_parts, physical_memory
+from ._recall import Work
 from ._weights import Weights
 
 __all__ = ["Loader"]
@@ -55,6 +58,10 @@ class Loader:
         keep: bytes of memory of dropped models and weights that are kept for the next ones, which
             load faster into memory that exists; marked as free, so that the system takes it when
             it runs short; by default a quarter of ``memory``, 0 for none.
+        index_cache: whether the index of a file that is costly to index (HDF5, and so ``.keras``)
+            is kept for the next load of the same version of it, by this or another process of the
+            user: ``True`` for the user's cache directory, or the path of another folder. Files
+            changed less than 2 s before are not kept, nor what is only in memory.
         observer: called with every `Event` of every load, on the loop's thread.
     """
 
@@ -65,6 +72,7 @@ class Loader:
         processes: int | None = None,
         memory: int | str | None = None,
         keep: int | str | None = None,
+        index_cache: bool | str | os.PathLike[str] = True,
         observer: Observer | None = None,
     ) -> None:
         limit = int(physical_memory() * _MEMORY_SHARE) if memory is None else parse_size(memory)
@@ -74,6 +82,8 @@ class Loader:
             arenas=ArenaPool(int(limit * _KEEP_SHARE) if keep is None else parse_size(keep)),
             budget=Budget(limit),
             builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
+            index_cache=_index_cache(index_cache),
+            spare_time=self._in_spare_time,
         )
         self._observer = observer
         self._host: asyncio.Task[None] | None = None
@@ -137,6 +147,15 @@ class Loader:
         # A model half built cannot be interrupted; its thread ends with it, unwaited for.
         self._resources.builder.shutdown(wait=False, cancel_futures=True)
 
+    def _in_spare_time(self, work: Work) -> None:
+        """Do what no load waits for. Closing the Loader does, for some milliseconds."""
+        if self._group is not None and not self.closed:
+            self._group.start_soon(self._finish, work)
+
+    async def _finish(self, work: Work) -> None:
+        with anyio.CancelScope(shield=True), responsive():
+            await self._resources.workers.run_in_thread(work)
+
     # --- loading -------------------------------------------------------------------------
 
     def prefetch(self, uri: URI, **options: Unpack[LoadKeywords]) -> Load[Any]:
@@ -187,18 +206,20 @@ class Loader:
         """
         return await self.prefetch(uri, **options)
 
-    async def load_weights(self, uri: URI) -> Weights:
+    async def load_weights(self, uri: URI, *, verify: bool = True) -> Weights:
         """Load the tensors of a file of any format, without building a model or TensorFlow.
 
         Args:
             uri: as `load` takes it.
+            verify: compare the checksums that a checkpoint has of its tensors; one that is wrong
+                is `Corrupt`.
 
         Returns:
             Name -> read-only array, names as the file has them (``layers/dense/vars/0``).
 
         Raises: as `load` does, but for `MismatchError`.
         """
-        return await self._start(uri, lambda flow: flow.weights())
+        return await self._start(uri, lambda flow: flow.weights(verify=verify))
 
     async def inspect(self, uri: URI) -> Manifest:
         """Read the index of a file, and none of its tensors.
@@ -287,3 +308,9 @@ class Loader:
         else:
             self._group.start_soon(load.run)
         return load
+
+
+def _index_cache(chosen: bool | str | os.PathLike[str]) -> IndexCache | None:
+    if isinstance(chosen, bool):
+        return IndexCache() if chosen else None
+    return IndexCache(chosen)

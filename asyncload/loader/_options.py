@@ -51,3 +51,8 @@ class LoadOptions:
     verify: bool = True
     warmup: Any = None
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the model is to be called before it is handed over."""
+        return self.warmup is not None and self.warmup is not False

@@ -11,7 +11,7 @@ import anyio
 
 from asyncload.interfaces import Reader, Source
 
-__all__ = ["on_disk"]
+__all__ = ["on_disk", "own_path"]
 
 _COPY = 8 << 20  # bytes read at a time
 
@@ -27,7 +27,7 @@ async def on_disk(source: Source, readers: Sequence[Reader], suffix: str) -> Asy
         readers: its files; the first one is the URI's own, or that by which its folder is known.
         suffix: what the path has to end in.
     """
-    own = _own_path(source, readers[0])
+    own = own_path(source, readers[0])
     if own is not None and own.endswith(suffix):
         yield own
         return
@@ -40,7 +40,7 @@ async def on_disk(source: Source, readers: Sequence[Reader], suffix: str) -> Asy
         yield str(path)
 
 
-def _own_path(source: Source, first: Reader) -> str | None:
+def own_path(source: Source, first: Reader) -> str | None:
     """Return the path itself, where the URI names a file or folder of this machine."""
     if first.path is None:
         return None

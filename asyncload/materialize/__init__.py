@@ -1,16 +1,26 @@
 """Tensors and documents become models. The only room that imports TensorFlow and Keras.
 
-- ``quiet``     how a load keeps the garbage collector and the thread switch out of the loop's way
-- ``_trust``    what a model's config may name (pure; imports no TensorFlow)
-- ``_private``  every private API of TensorFlow and Keras that is used here, self-tested
-- ``_turns``    one build at a time
-- ``keras``     builds a ``keras.Model`` and binds its weights
+- ``quiet``       how a load keeps the garbage collector and the thread switch out of the loop's way
+- ``_trust``      what a model's config may name (pure; imports no TensorFlow)
+- ``_private``    every private API of TensorFlow and Keras that is used here, self-tested
+- ``_turns``      one build at a time
+- ``keras``       builds a ``keras.Model`` and binds its weights
+- ``signatures``  serves signatures of a SavedModel: ``_saved_model`` takes its protocol buffer
+  apart, ``_serving_plan`` decides what is needed of it, ``_serving_functions`` registers the
+  functions, ``_bound`` makes what they are bound to
+- ``served``      what users get of that (imports no TensorFlow)
+- ``whole``       loads a SavedModel as ``tf.saved_model.load`` does
 - ``trackables``  puts a checkpoint's values into any object that ``tf.train.Checkpoint`` takes
-- ``whole``     loads a SavedModel as ``tf.saved_model.load`` does
+- ``warmup``      the first call of a model
+- ``_messages``   protocol buffers of which only some fields are read
 """
 
-__all__ = ["CannotBuildFast"]
+__all__ = ["CannotBuildFast", "CannotWarmUp"]
 
 
 class CannotBuildFast(Exception):
-    """The model has to be loaded by Keras itself; the message says why."""
+    """The model has to be loaded by TensorFlow or Keras itself; the message says why."""
+
+
+class CannotWarmUp(Exception):
+    """There are no inputs for a first call that would do; the message says why."""

@@ -17,6 +17,7 @@ import keras
 import numpy.typing as npt
 
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, MismatchError
+from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
 from ._trust import check_config
@@ -31,7 +32,7 @@ capture_scopes = _private.capture_scopes
 
 
 class ModelBuild:
-    """One ``.keras`` model on its way: `construct`, then `bind`, both on the construction thread.
+    """One ``.keras`` model on its way: `read`, `construct`, `bind`, on the construction thread.
 
     Args:
         uri: for messages.
@@ -61,8 +62,8 @@ class ModelBuild:
         self._skeleton = _private.Skeleton()
         self._model: Any = None
 
-    def construct(self, documents: Mapping[str, bytes]) -> None:
-        """Make the model's objects, without values, unless its config names what it must not.
+    def read(self, documents: Mapping[str, bytes]) -> None:
+        """Parse the config, and refuse what it must not name.
 
         Args:
             documents: the archive's; ``config.json`` is one of them.
@@ -71,12 +72,23 @@ class ModelBuild:
             Corrupt: the config is no JSON object.
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
-            CannotBuildFast: Keras has to load this model itself.
         """
         self._config = _parse(documents["config.json"], self._uri)
         if self._safe_mode:
             with self._scopes():
                 check_config(self._config, self._knows, uri=self._uri)
+
+    def wanted(self, manifest: Manifest) -> tuple[None, None]:
+        """Say that the model needs all of its file."""
+        del manifest
+        return None, None
+
+    def construct(self) -> None:
+        """Make the model's objects, without values.
+
+        Raises:
+            CannotBuildFast: Keras has to load this model itself.
+        """
         if not _private.fast_path():
             raise CannotBuildFast("the fast path failed its self-test")
         with one_build_at_a_time, self._scopes(), quiet():

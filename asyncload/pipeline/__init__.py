@@ -2,6 +2,8 @@
 
 - ``plan``      decides where tensors live and which bytes come in which step (pure)
 - ``_split``    splits large encoded tensors (pure)
+- ``_compound`` says which raw stretches strings and partitioned variables are made of (pure)
+- ``_verify``   compares checksums
 - ``_prepare``  turns the plan into arenas, arrays and buffers
 - ``_flow``     runs the steps
 - ``run``       `Pipeline`, which the Loader uses

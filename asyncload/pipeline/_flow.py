@@ -10,9 +10,10 @@ import numpy as np
 from asyncload import codecs
 from asyncload.errors import AsyncloadError
 from asyncload.interfaces import Reader, WorkerPool
-from asyncload.manifest import Chunked, FileEntry, TensorEntry
+from asyncload.manifest import Chunked, FileEntry, Strings, TensorEntry
 from asyncload.memory import ArenaPool, SharedSlab, SlabPool, slab_size
 
+from ._compound import Compound
 from ._decode import decode_pieces
 from ._prepare import Array, Prepared, as_array, prepare
 from ._scope import run_together
@@ -35,6 +36,7 @@ class Flow:
         slabs: shared memory for them.
         arenas: memory for the tensors; ``None`` for memory from the system.
         ready: called on the loop's thread with each tensor as it completes.
+        verify: whether to compare the checksums that entries have, before that.
     """
 
     def __init__(
@@ -44,18 +46,23 @@ class Flow:
         slabs: SlabPool,
         arenas: ArenaPool | None,
         ready: Ready,
+        *,
+        verify: bool = True,
     ) -> None:
         self._readers = readers
         self._workers = workers
         self._slabs = slabs
         self._arenas = arenas
         self._ready = ready
+        self._verify = verify
         self._homes: dict[str, SharedSlab] = {}
         self._prepared: Prepared
 
     async def run(self, entries: Sequence[TensorEntry], files: Sequence[FileEntry]) -> None:
         """Read ``entries``; when it raises, all memory that was not handed over is free."""
-        prepared = await self._workers.run_in_thread(prepare, entries, files, self._arenas)
+        prepared = await self._workers.run_in_thread(
+            prepare, entries, files, self._arenas, self._verify
+        )
         self._prepared = prepared
         try:
             for entry in prepared.empty:
@@ -71,21 +78,52 @@ class Flow:
             while self._homes:
                 self._homes.popitem()[1].close()
 
-    # --- raw tensors -------------------------------------------------------------------
+    # --- raw tensors, and what is made of them -----------------------------------------
 
     async def _read(self) -> None:
         steps = self._prepared.steps
         while steps:
             step = steps.pop()
-            await self._readers[step.file].read_into(step.offset, step.buffers)
-            self._arrived(step.names)
+            reader = self._readers[step.file]
+            await reader.read_into(step.offset, step.buffers)
+            if step.checked:
+                with _naming(reader):
+                    await self._workers.run_in_thread(self._prepared.checksums.check, step.checked)
+            await self._arrived(step.names)
 
-    def _arrived(self, names: Iterable[str]) -> None:
+    async def _arrived(self, names: Iterable[str]) -> None:
+        for name in self._whole(names):
+            compound = self._prepared.compounds.get(name)
+            if compound is None:
+                self._hand_over(name)
+            elif any(self._whole([compound.entry.name])):
+                await self._compose(compound)
+
+    def _whole(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield those of ``names`` that wait for nothing more than what came just now."""
         missing = self._prepared.missing
         for name in names:
             missing[name] -= 1
             if not missing[name]:
-                self._hand_over(name)
+                yield name
+
+    async def _compose(self, compound: Compound) -> None:
+        """Make a tensor of its parts, and hand it over."""
+        entry, views = compound.entry, self._prepared.views
+        stored = [views.pop(part.name) for part in compound.parts]
+        with _naming(self._readers[entry.file]):
+            if isinstance(entry.encoding, Strings):
+                array = await self._workers.run_in_thread(
+                    codecs.decode_strings, entry, stored[0], self._verify
+                )
+                self._ready(entry, array)
+                return
+            if compound.places is None:
+                await self._workers.run_in_thread(
+                    codecs.put_together, entry, stored, views[entry.name]
+                )
+        del stored
+        self._hand_over(entry.name)
 
     def _hand_over(self, name: str) -> None:
         """Hand over a tensor that is whole, and keep no hold on its memory."""
@@ -133,7 +171,7 @@ class Flow:
             async with self._slabs.budget.take(need):
                 with _naming(self._readers[job.file]):
                     await self._decode_one(job)
-            self._arrived(placed.name for placed in job.pieces)
+            await self._arrived(placed.name for placed in job.pieces)
 
     async def _decode_one(self, job: Job) -> None:
         leased = [self._slabs.lease(max(job.stored, 1))]

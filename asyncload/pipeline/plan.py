@@ -1,8 +1,9 @@
 """Decides where tensors live and in which steps their bytes come: pure, no I/O.
 
-Tensors that lie raw in the file are read straight to their slots in the arenas (`Read`).
-Encoded ones go by way of shared slabs and workers (`Job`); the largest of them keep
-the slab that they were decoded into (``home``), so that they are never copied.
+Tensors that lie raw in the file are read straight to their slots in the arenas (`Read`), and so
+are the raw stretches that others are made of (`Compound`). Encoded ones go by way of shared slabs
+and workers (`Job`); the largest of them keep the slab that they were decoded into (``home``), so
+that they are never copied.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncload.errors import Corrupt
-from asyncload.manifest import FileEntry, TensorEntry
+from asyncload.manifest import FileEntry, Strings, TensorEntry
 from asyncload.memory import ALIGNMENT
 
+from ._compound import Compound, compound_of, shown_name
 from ._split import Piece, split
 
 __all__ = [
@@ -145,7 +147,8 @@ class Plan:
     """All steps of a load.
 
     Attributes:
-        layout: where tensors live, but for those at home in a slab.
+        layout: where tensors live, but for those at home in a slab; and parts of compounds.
+        compounds: tensors that are made of several raw stretches, or of other than numbers.
         reads: in the order of the files.
         jobs: those for homes first, as they take longest; then in the order of the files.
         fills: tensors that no stored bytes belong to.
@@ -153,6 +156,7 @@ class Plan:
     """
 
     layout: Layout
+    compounds: tuple[Compound, ...]
     reads: tuple[Read, ...]
     jobs: tuple[Job, ...]
     fills: tuple[TensorEntry, ...]
@@ -169,18 +173,41 @@ def make_plan(entries: Iterable[TensorEntry], files: Sequence[FileEntry]) -> Pla
     Raises:
         Corrupt: an entry lies outside its file, or has not the bytes that its shape needs.
     """
-    ordered = sorted(entries, key=lambda entry: (entry.file, entry.offset))
-    for entry in ordered:
-        _check(entry, files)
+    ordered = sorted(entries, key=_position)
     empty = tuple(entry for entry in ordered if not entry.nbytes)
     filled = [entry for entry in ordered if entry.nbytes]
+    compounds = tuple(made for entry in filled if (made := compound_of(entry)) is not None)
     raw = [entry for entry in filled if entry.encoding is None]
-    encoded = [entry for entry in filled if entry.encoding is not None and entry.spans()]
-    fills = tuple(entry for entry in filled if entry.encoding is not None and not entry.spans())
-    jobs = plan_jobs(encoded)
+    raw = sorted([*raw, *(part for made in compounds for part in made.parts)], key=_position)
+    for entry in (*ordered, *raw):
+        _check(entry, files)
+    composed = {made.entry.name for made in compounds}
+    encoded = [e for e in filled if e.encoding is not None and e.name not in composed]
+    jobs = plan_jobs([entry for entry in encoded if entry.spans()])
+    fills = tuple(entry for entry in encoded if not entry.spans())
     homes = {job.home for job in jobs}
-    places = layout(entry for entry in filled if entry.name not in homes)
-    return Plan(places, plan_reads(raw, places), jobs, fills, empty)
+    places = _with_parts(
+        layout(e for e in filled if e.name not in homes and not isinstance(e.encoding, Strings)),
+        compounds,
+    )
+    return Plan(places, compounds, plan_reads(raw, places), jobs, fills, empty)
+
+
+def _position(entry: TensorEntry) -> tuple[int, int]:
+    return entry.file, entry.offset
+
+
+def _with_parts(own: Layout, compounds: Sequence[Compound]) -> Layout:
+    """Add places for the parts of compounds: in the tensor itself, or in arenas of their own."""
+    apart = layout(part for made in compounds if made.places is None for part in made.parts)
+    slots = dict(own.slots)
+    for name, slot in apart.slots.items():
+        slots[name] = Slot(len(own.arenas) + slot.arena, slot.offset)
+    for made in compounds:
+        for part, at in zip(made.parts, made.places or (), strict=False):
+            home = own.slots[made.entry.name]
+            slots[part.name] = Slot(home.arena, home.offset + at)
+    return Layout(own.arenas + apart.arenas, slots)
 
 
 def _check(entry: TensorEntry, files: Sequence[FileEntry]) -> None:
@@ -190,13 +217,13 @@ def _check(entry: TensorEntry, files: Sequence[FileEntry]) -> None:
             raise Corrupt(
                 f"its bytes {offset:,} to {offset + length:,} are not within the file, which has "
                 f"{size:,}; fetch the file again",
-                tensor=entry.name,
+                tensor=shown_name(entry),
             )
     if entry.encoding is None and entry.length != entry.nbytes:
         raise Corrupt(
             f"has {entry.length:,} bytes, but its shape {entry.shape} of {entry.dtype} needs "
             f"{entry.nbytes:,}; save the file again",
-            tensor=entry.name,
+            tensor=shown_name(entry),
         )
 
 

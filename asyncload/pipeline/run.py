@@ -10,6 +10,7 @@ from asyncload.interfaces import OpenFiles, WorkerPool
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.memory import STAGING, ArenaPool, SlabPool
 
+from ._compound import compound_of, extra_bytes
 from ._flow import Flow, Ready
 from ._prepare import Array
 from ._scope import end
@@ -28,6 +29,8 @@ class Pipeline:
         arenas: memory for the tensors; by default from the system.
         names: the tensors wanted; by default all.
         on_tensor: called on the loop's thread with each tensor's entry as it completes.
+        verify: compare the checksums (CRC32C) that entries have with the bytes, before a tensor
+            is handed over.
 
     Raises:
         ValueError: the manifest has no tensor of such a name.
@@ -43,6 +46,7 @@ class Pipeline:
         arenas: ArenaPool | None = None,
         names: Collection[str] | None = None,
         on_tensor: Callable[[TensorEntry], None] | None = None,
+        verify: bool = True,
     ) -> None:
         self._manifest = manifest
         self._files = files
@@ -50,17 +54,32 @@ class Pipeline:
         self._slabs = slabs
         self._arenas = arenas
         self._on_tensor = on_tensor
+        self._verify = verify
         self._wanted = _select(manifest, names)
 
     @property
+    def tensors(self) -> int:
+        """How many tensors it reads."""
+        return len(self._wanted)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors that it reads, decoded."""
+        return sum(entry.nbytes for entry in self._wanted.values())
+
+    @property
     def staging(self) -> int:
-        """Bytes of shared memory that it uses at most, beside the tensors' own."""
-        encoded = [e for e in self._wanted.values() if e.encoding is not None]
+        """Bytes of memory that it uses at most, beside the tensors' own."""
+        entries = self._wanted.values()
+        compounds = [made for entry in entries if (made := compound_of(entry)) is not None]
+        extra = sum(extra_bytes(made) for made in compounds)
+        composed = {made.entry.name for made in compounds}
+        encoded = [e for e in entries if e.encoding is not None and e.name not in composed]
         if not encoded:
-            return 0
+            return extra
         needs = [entry.length + entry.nbytes for entry in encoded]
         # Slabs come in powers of two, and there are two of them for each job.
-        return min(2 * sum(needs) + (1 << 20), max(STAGING, 2 * max(needs)))
+        return extra + min(2 * sum(needs) + (1 << 20), max(STAGING, 2 * max(needs)))
 
     async def run(self) -> dict[str, Array]:
         """Read every tensor.
@@ -72,6 +91,7 @@ class Pipeline:
         Raises:
             SourceChanged: a file is not, or no longer, the version that was indexed.
             TransferFailed: a read failed.
+            Corrupt: a tensor's bytes do not have its checksum; names the tensor and its file.
             Corrupt, DecodeError: encoded bytes are damaged.
             WorkerCrashed: a worker died twice on the same bytes.
             MemoryLimitExceeded: the system has no memory left for it.
@@ -108,12 +128,16 @@ class Pipeline:
         finally:
             await end(task)
 
-    async def assets(self) -> dict[str, bytes]:
+    async def assets(self, names: Collection[str] | None = None) -> dict[str, bytes]:
         """Read the manifest's assets: small files such as vocabularies.
+
+        Args:
+            names: the ones wanted, by default all; those that there are not are left out.
 
         Raises: as `run` does.
         """
-        assets = self._manifest.assets
+        listed = self._manifest.assets
+        assets = {name: listed[name] for name in listed if names is None or name in names}
         if not assets:
             return {}
         arrays: dict[str, Array] = {}
@@ -129,7 +153,14 @@ class Pipeline:
 
     async def _produce(self, entries: Iterable[TensorEntry], ready: Ready) -> None:
         """Read ``entries``, and call ``ready`` with each on the loop's thread."""
-        flow = Flow(self._files.readers, self._workers, self._slabs, self._arenas, ready)
+        flow = Flow(
+            self._files.readers,
+            self._workers,
+            self._slabs,
+            self._arenas,
+            ready,
+            verify=self._verify,
+        )
         try:
             self._expect_versions()
             await flow.run(tuple(entries), self._manifest.files)

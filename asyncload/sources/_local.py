@@ -21,6 +21,8 @@ class LocalSource(MachineSource):
         threads: where reads run; ``None`` for the loop's default executor.
     """
 
+    local = True
+
     async def open(self, name: str = "") -> LocalReader:
         """Open a file; see `interfaces.Source.open`."""
         path, uri = self._path, self.uri

@@ -80,15 +80,16 @@ def locate(uri: str | os.PathLike[str]) -> Location:
 
 
 def check_name(name: str, *, uri: str) -> None:
-    """Make sure that a name which a file gave us stays in that file's own folder.
+    """Make sure that a name which a file gave us stays in that file's own folder, or below.
 
     Raises:
         Unsafe: it does not, or may not on another system.
     """
-    if name in ("", ".", "..") or any(sign in name for sign in ("/", "\\", "\0")):
+    leaves = any(part in ("", ".", "..") for part in name.split("/"))
+    if leaves or "\\" in name or "\0" in name:
         raise Unsafe(
-            f"names another file as {name!r}; expected a plain file name of the same folder. "
-            "Do not load this unless you know why it reaches elsewhere.",
+            f"names another file as {name!r}; expected a file of the same folder, or of one "
+            "below it. Do not load this unless you know why it reaches elsewhere.",
             uri=uri,
         )
 

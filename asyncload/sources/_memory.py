@@ -41,7 +41,8 @@ def put_memory(name: str, files: Bytes | Mapping[str, Bytes]) -> str:
 
     Args:
         name: of one file, or of a folder; slashes are fine.
-        files: the file's bytes, or the folder's files by name. They are copied.
+        files: the file's bytes, or the folder's files by name, which may have folders before it
+            (``variables/variables.index``). They are copied.
 
     Returns:
         The URI, ``memory://<name>``; files of a folder are at ``memory://<name>/<file>``.
@@ -78,12 +79,14 @@ class MemorySource(MachineSource):
         threads: where reads run; ``None`` for the loop's default executor.
     """
 
+    local = False  # the program put it there, and had it from anywhere
+
     async def open(self, name: str = "") -> LocalReader:
         """Open a file; see `interfaces.Source.open`."""
         path, uri = self._path, self.uri
         if name:
             check_name(name, uri=uri)
-            folder = await self.list() is not None
+            folder = self._is_folder()
             path = neighbour(path, name, folder=folder)
             uri = neighbour(uri, name, folder=folder)
         file = _files.get(path)
@@ -97,10 +100,14 @@ class MemorySource(MachineSource):
             if self._path in _files:
                 return None
             prefix = f"{self._path}/"
-            names = sorted(path[len(prefix) :] for path in _files if path.startswith(prefix))
-        if not names:
+            below = [path[len(prefix) :] for path in _files if path.startswith(prefix)]
+        if not below:
             raise NotFound("nothing in memory has this name; put_memory() gives it", uri=self.uri)
-        return names
+        return sorted({path.partition("/")[0] for path in below})
+
+    def _is_folder(self) -> bool:
+        with _lock:
+            return any(path.startswith(f"{self._path}/") for path in _files)
 
 
 def _anonymous_file() -> tuple[int, str, str | None]:

@@ -4,10 +4,12 @@
 - ``_inside``     what a worker process of ours does besides running jobs
 - ``_slice``      threads that give way to the event loop's thread
 - ``_processes``  the pool of worker processes, and how it survives the death of one
+- ``_threads``    a call in a thread of its own
 - ``_workers``    `Workers`, which the other rooms use
 """
 
 from ._job import PARSE_LIMITS, Limits
+from ._threads import in_own_thread
 from ._workers import Workers
 
-__all__ = ["PARSE_LIMITS", "Limits", "Workers"]
+__all__ = ["PARSE_LIMITS", "Limits", "Workers", "in_own_thread"]

@@ -24,7 +24,8 @@ from asyncload.sources import open_source
 __all__ = ["SourceContract"]
 
 CONTENT = random.Random(1).randbytes(300_000)
-FILES = {"model.bin": CONTENT, "other.bin": CONTENT[::-1], "empty.bin": b""}
+DEEP = "sub/folder/deep.bin"
+FILES = {"model.bin": CONTENT, "other.bin": CONTENT[::-1], "empty.bin": b"", DEEP: CONTENT[:9]}
 
 
 class SourceContract(ABC):
@@ -55,9 +56,28 @@ class SourceContract(ABC):
                 assert (reader.uri, reader.name) == (f"{folder}/other.bin", "other.bin")
                 assert await reader.read(0, reader.size) == CONTENT[::-1]
 
+    async def test_opens_what_lies_below(self, folder: str) -> None:
+        for uri in (f"{folder}/model.bin", folder, f"{folder}/none"):
+            async with open_source(uri) as source:
+                reader = await source.open(DEEP)
+                assert (reader.uri, reader.name) == (f"{folder}/{DEEP}", DEEP)
+                assert await reader.read(0, reader.size) == CONTENT[:9]
+
+    async def test_a_uri_may_be_what_names_begin_with(self, folder: str) -> None:
+        async with open_source(f"{folder}/other") as source:
+            assert source.name == "other"
+            reader = await source.open("other.bin")
+            assert (reader.uri, reader.name) == (f"{folder}/other.bin", "other.bin")
+            with pytest.raises(NotFound):
+                await source.list()
+            with pytest.raises(NotFound):
+                await source.open()
+
     async def test_lists_folders_only(self, folder: str) -> None:
         async with open_source(folder) as source:
-            assert await source.list() == sorted(FILES)
+            assert await source.list() == ["empty.bin", "model.bin", "other.bin", "sub"]
+        async with open_source(f"{folder}/sub") as source:
+            assert await source.list() == ["folder"]
         async with open_source(f"{folder}/model.bin") as source:
             assert await source.list() is None
 
@@ -78,7 +98,19 @@ class SourceContract(ABC):
             assert isinstance(caught.value, FileNotFoundError)
 
     @pytest.mark.parametrize(
-        "name", ["../model.bin", "/etc/passwd", "sub/model.bin", "..", ".", "a\\b", "a\0b"]
+        "name",
+        [
+            "../model.bin",
+            "/etc/passwd",
+            "sub/../../model.bin",
+            "sub/./deep.bin",
+            "sub//deep.bin",
+            "sub/",
+            "..",
+            ".",
+            "a\\b",
+            "a\0b",
+        ],
     )
     async def test_a_name_cannot_leave_the_folder(self, folder: str, name: str) -> None:
         async with open_source(f"{folder}/model.bin") as source:

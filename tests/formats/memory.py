@@ -68,6 +68,8 @@ class BytesReader:
 class BytesSource:
     """Files in a folder; the first one is the URI's own."""
 
+    local = False
+
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = files
         self.name = next(iter(files))

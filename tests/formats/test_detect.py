@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from asyncload.errors import UnknownFormat
-from asyncload.formats import FORMATS, detect
+from asyncload.formats import FOLDERS, FORMATS, PREFIXES, detect, detect_folder
 
 HDF5 = b"\x89HDF\r\n\x1a\n" + bytes(8)
 ZIP = b"PK\x03\x04" + bytes(12)
@@ -24,6 +24,7 @@ SAFETENSORS = (60).to_bytes(8, "little") + b'{"a":{"d'
         ("m.keras", b"not a zip", "keras"),
         ("m", ZIP, "keras"),
         ("m.weights.h5", HDF5, "keras-weights"),
+        ("ckpt-12.index", b"", "checkpoint"),
         ("m.weights.h5", b"", "keras-weights"),
         ("m", HDF5, "keras-weights"),
         ("w.safetensors", b"", "safetensors"),
@@ -62,3 +63,25 @@ def test_formats_are_cheap_to_import() -> None:
         [sys.executable, "-c", check], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_a_folder_is_told_by_a_file_in_it() -> None:
+    member, found = detect_folder(["a", "checkpoint", "ckpt-1.index"], uri="x")
+    assert (member, found.name) == ("checkpoint", "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([], "such as model.keras"),
+        (["model.keras"], "has no file 'checkpoint' \\(checkpoint\\)"),
+        (["b.index", "a.index", "c.index", "d.index"], "such as a, b, c\\."),
+    ],
+)
+def test_other_folders_are_told_what_was_looked_for(names: list[str], says: str) -> None:
+    with pytest.raises(UnknownFormat, match=says):
+        detect_folder(names, uri="some/folder")
+
+
+def test_every_folder_and_prefix_is_of_a_known_format() -> None:
+    assert {each for _, each in (*FOLDERS, *PREFIXES)} <= set(FORMATS)

@@ -62,7 +62,8 @@ def read(path: Path) -> tuple[bytes, Arrays, dict[str, bytes]]:
 def build(config: bytes, **options: Any) -> ModelBuild:
     defaults = {"custom_objects": CUSTOM_OBJECTS, "compile": True, "safe_mode": True}
     made = ModelBuild(uri="model.keras", scopes=capture_scopes(), **{**defaults, **options})
-    made.construct({"config.json": config})
+    made.read({"config.json": config})
+    made.construct()
     return made
 
 

@@ -320,7 +320,7 @@ def test_each_kind_goes_its_way() -> None:
 
 
 def test_nothing_to_do() -> None:
-    assert make_plan([], []) == Plan(layout([]), (), (), (), ())
+    assert make_plan([], []) == Plan(layout([]), (), (), (), (), ())
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from tests.contracts.source_contract import SourceContract
 class TestLocalSource(SourceContract):
     def put(self, files: dict[str, bytes], tmp_path: Path) -> str:
         for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "new").write_bytes(content)
             (tmp_path / "new").rename(tmp_path / name)
         return str(tmp_path)
@@ -36,6 +37,7 @@ class TestLocalSource(SourceContract):
 class TestFileURI(SourceContract):
     def put(self, files: dict[str, bytes], tmp_path: Path) -> str:
         for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(content)
         return f"file://{tmp_path}"
 

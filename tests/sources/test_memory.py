@@ -66,6 +66,15 @@ async def test_a_load_under_way_goes_on_when_it_is_forgotten() -> None:
             await source.open()
 
 
+async def test_a_folder_may_have_folders() -> None:
+    put_memory("one", {"a": b"1", "sub/b": b"22", "sub/deep/c": b"333"})
+    async with open_source("memory://one") as source:
+        assert await source.list() == ["a", "sub"]
+        assert (await source.open("sub/deep/c")).size == 3
+    async with open_source("memory://one/sub") as source:
+        assert await source.list() == ["b", "deep"]
+
+
 def test_file_names_stay_in_the_folder() -> None:
     with pytest.raises(Unsafe):
         put_memory("one", {"../two": b""})

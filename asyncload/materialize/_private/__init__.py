@@ -1,8 +1,8 @@
 """Every private API of TensorFlow and Keras that asyncload uses, and the test that it still works.
 
-What stands here moves between releases. `fast_path()` tries what Keras models need on a small
-one when it is first needed; if anything differs from stock, the caller takes the stock path:
-slower, same result.
+What stands here moves between releases. Each part is tried on something small when it is first
+needed (`fast_path`, `serving_path`, `trackables_work`, `saved_models_work`); if anything differs from
+stock, the caller takes the stock path: slower, same result.
 
 For Keras models:
 
@@ -19,8 +19,13 @@ For Keras models:
   than it reads, Keras 3.15). `load_state` runs Keras' own ``_load_state``, with a walk that
   yields the same children in the same order from what is known of the class.
 
-For checkpoints and SavedModels, with self-tests of their own (`trackables_work`,
-`saved_models_work`):
+To serve signatures of SavedModels:
+
+- functions are added to, called in and removed from the eager runtime by name (`_serving`);
+- which attributes an operation has is asked of the registry of operations;
+- handles of variables are made without variables; nested structures of types are decoded.
+
+For checkpoints and whole SavedModels:
 
 - what objects hold and which tensors they take is asked of them by the methods that
   ``tf.train.Checkpoint`` calls (`_trackables`);
@@ -35,6 +40,15 @@ from __future__ import annotations
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
 from ._saved_model import NoObjectGraph, Reconstruction
 from ._selftest import fast_path, saved_models_work, trackables_work
+from ._serving import (
+    Draft,
+    Library,
+    UnknownOperation,
+    constant,
+    decode_structure,
+    variable_handle,
+)
+from ._serving_selftest import serving_path
 from ._state import StateLoader, StateStore
 from ._trackables import (
     CannotRestore,
@@ -52,6 +66,8 @@ from ._variables import as_tensor
 
 __all__ = [
     "CannotRestore",
+    "Draft",
+    "Library",
     "NoObjectGraph",
     "Reconstruction",
     "Restorable",
@@ -59,10 +75,13 @@ __all__ = [
     "StateLoader",
     "StateStore",
     "TargetGraph",
+    "UnknownOperation",
     "Wanted",
     "as_tensor",
     "capture_scopes",
     "compile_as_saved",
+    "constant",
+    "decode_structure",
     "describe",
     "deserialize",
     "fast_path",
@@ -73,5 +92,7 @@ __all__ = [
     "is_trackable",
     "restorables",
     "saved_models_work",
+    "serving_path",
     "trackables_work",
+    "variable_handle",
 ]

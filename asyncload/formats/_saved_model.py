@@ -1,0 +1,123 @@
+"""SavedModel: a folder with a program, the checkpoint of its variables, and its assets.
+
+``saved_model.pb`` is a SavedModel protocol buffer; ``variables/variables.index`` and its data files
+are a checkpoint; ``assets/`` has the files that the program names; ``assets.extra/`` has requests
+to warm it up with, if any (tensorflow/cc/saved_model/README.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from asyncload.errors import Corrupt, NotFound, TooLarge
+from asyncload.interfaces import Indexing, Reader
+from asyncload.manifest import Manifest, TensorEntry
+
+from ._concurrent import for_each
+from ._protobuf import BYTES, as_text, as_view, fields
+from ._tensor_bundle import OBJECT_GRAPH, Bundle, index_bundle
+
+__all__ = ["SAVED_MODEL", "WARMUP_REQUESTS", "SavedModel"]
+
+SAVED_MODEL = "saved_model.pb"
+WARMUP_REQUESTS = "assets.extra/tf_serving_warmup_requests"
+_VARIABLES = "variables"
+_LIMIT = 2 << 30  # bytes; protocol buffers' own
+_OPENED = 8  # assets at a time
+
+# Fields: SavedModel.meta_graphs, MetaGraphDef.asset_file_def, AssetFileDef.filename.
+_META_GRAPHS, _ASSET_FILE_DEF, _FILENAME = 2, 6, 2
+
+
+class SavedModel:
+    """Format of a SavedModel's folder, or of the ``saved_model.pb`` in it.
+
+    The tensors are those of the checkpoint. The program and the checkpoint's object graph become
+    documents; the assets, with their folder's name, and the warm-up requests become assets.
+    """
+
+    name = "saved-model"
+    costly = False
+
+    def matches(self, name: str, head: bytes) -> bool:
+        """Whether the name is ``saved_model.pb``; protocol buffers begin with nothing special."""
+        del head
+        return name == SAVED_MODEL
+
+    async def index(self, indexing: Indexing) -> Manifest:
+        """Index the folder; the program is published before the checkpoint is looked at."""
+        program = indexing.files.readers[0]
+        if program.size >= _LIMIT:
+            raise TooLarge(f"has {program.size:,} bytes; the limit is {_LIMIT:,}", uri=program.uri)
+        documents = {SAVED_MODEL: await program.read(0, program.size)}
+        names = await indexing.workers.run_in_thread(
+            asset_names, documents[SAVED_MODEL], program.uri
+        )
+        indexing.publish(documents)
+        bundle = await _index_variables(indexing)
+        if bundle.object_graph is not None:
+            documents[OBJECT_GRAPH] = bundle.object_graph
+        assets = await _open_assets(indexing, [f"assets/{name}" for name in names])
+        return Manifest(
+            uri=indexing.source.uri,
+            format=self.name,
+            files=indexing.files.entries(),
+            tensors=bundle.tensors,
+            documents=documents,
+            assets=assets,
+        )
+
+
+def asset_names(program: bytes, uri: str) -> list[str]:
+    """Return the names of the files below ``assets/`` that a program refers to.
+
+    Raises:
+        Corrupt: it is no SavedModel.
+    """
+    try:
+        names = list(dict.fromkeys(_asset_names(program)))
+    except Corrupt as error:
+        error.uri = uri
+        raise
+    if not program:
+        raise Corrupt("is empty; copy or export the model again", uri=uri)
+    return names
+
+
+def _asset_names(program: bytes) -> Iterator[str]:
+    for number, wire, graph in fields(program):
+        if number != _META_GRAPHS or wire != BYTES:
+            continue
+        for inner, _, asset in fields(as_view(graph)):
+            if inner == _ASSET_FILE_DEF:
+                yield from (
+                    as_text(name) for part, _, name in fields(as_view(asset)) if part == _FILENAME
+                )
+
+
+async def _index_variables(indexing: Indexing) -> Bundle:
+    names = await indexing.source.list()
+    if names is not None and _VARIABLES not in names:
+        return Bundle({}, None)  # a program without variables
+    return await index_bundle(indexing, f"{_VARIABLES}/{_VARIABLES}")
+
+
+async def _open_assets(indexing: Indexing, names: list[str]) -> dict[str, TensorEntry]:
+    async def open_asset(name: str) -> Reader | None:
+        try:
+            return await indexing.source.open(name)
+        except NotFound as error:
+            if name == WARMUP_REQUESTS:
+                return None
+            raise Corrupt(
+                f"its asset {name!r} is missing; copy all of the SavedModel's folder",
+                uri=indexing.source.uri,
+            ) from error
+
+    wanted = [*names, WARMUP_REQUESTS]
+    readers = await for_each(wanted, open_asset, limit=_OPENED)
+    return {
+        name: TensorEntry(name, "uint8", (reader.size,), indexing.files.add(reader), 0, reader.size)
+        for name, reader in zip(wanted, readers, strict=True)
+        if reader is not None
+    }

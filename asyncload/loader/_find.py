@@ -1,0 +1,39 @@
+"""What a URI names: a file, a folder, or what the names of several files begin with."""
+
+from __future__ import annotations
+
+from asyncload.errors import NotFound, Unsafe
+from asyncload.formats import PREFIXES, detect, detect_folder
+from asyncload.interfaces import Format, Reader, Source
+
+__all__ = ["find_format"]
+
+_HEAD = 16  # bytes; enough for the magic number of every format
+
+
+async def find_format(source: Source) -> tuple[Format, Reader]:
+    """Return the format of what a source has, and a reader of the file that told it.
+
+    Raises:
+        NotFound: there is nothing.
+        UnknownFormat: it is of no known format.
+    """
+    try:
+        names = await source.list()
+    except NotFound as error:
+        return await _by_prefix(source, error)
+    if names is not None:
+        member, chosen = detect_folder(names, uri=source.uri)
+        return chosen, await source.open(member)
+    reader = await source.open()
+    head = await reader.read(0, min(_HEAD, reader.size))
+    return detect(source.name, head, uri=source.uri), reader
+
+
+async def _by_prefix(source: Source, missing: NotFound) -> tuple[Format, Reader]:
+    for ending, chosen in PREFIXES:
+        try:
+            return chosen, await source.open(source.name + ending)
+        except (NotFound, Unsafe):  # no file has such a name
+            continue
+    raise missing

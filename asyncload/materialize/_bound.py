@@ -1,0 +1,151 @@
+"""What functions of a SavedModel are bound to: variables, constants, asset paths and tables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import tensorflow as tf
+
+from asyncload.errors import Corrupt, MismatchError
+
+from . import _private
+from ._saved_model import SavedModelParts
+from ._serving_plan import CheckpointKeys, ServingPlan
+
+__all__ = ["Bound"]
+
+Array = npt.NDArray[Any]
+
+
+class Bound:
+    """The objects of a plan as tensors: handles of variables and resources, constants, paths.
+
+    Everything ends with this object: variables, tables, and the copies of assets.
+
+    Args:
+        parts: the SavedModel.
+        plan: what is needed of it.
+        library: where its functions are registered.
+        folder: the SavedModel's, where it is on this machine's disk: its assets are used in place.
+    """
+
+    def __init__(
+        self,
+        parts: SavedModelParts,
+        plan: ServingPlan,
+        library: _private.Library,
+        folder: str | None,
+    ) -> None:
+        self._uri = parts.uri
+        self._plan = plan
+        self._library = library
+        self._folder = folder
+        self._tensors: dict[int, Any] = {
+            number: _private.variable_handle(variable.shape, variable.dtype, variable.name)
+            for number, variable in plan.variables.items()
+        }
+        values = parts.constants(plan.constants.values())
+        for number, operation in plan.constants.items():
+            self._tensors[number] = _private.constant(values[operation])
+
+    def captures(self, function: str) -> list[Any]:
+        """Return the tensors that a function takes after its inputs."""
+        return [self._tensors[number] for number in self._plan.concrete[function].bound_inputs]
+
+    def restore(
+        self, arrays: Mapping[str, Array], keys: CheckpointKeys, assets: Mapping[str, bytes]
+    ) -> None:
+        """Give everything its value, in the order in which ``tf.saved_model.load`` does.
+
+        Args:
+            arrays: checkpoint key -> array; variables share the memory of aligned ones.
+            keys: where each value is among them.
+            assets: path below the SavedModel's folder -> bytes; not used where it is on disk.
+
+        Raises:
+            MismatchError: a value does not fit its variable; names every one.
+            Corrupt: an asset is missing.
+            tf.errors.OpError: a resource cannot be made or initialised.
+        """
+        self._check(arrays, keys)
+        for number, key in keys.variables.items():
+            value = _private.as_tensor(arrays[key])
+            tf.raw_ops.AssignVariableOp(resource=self._tensors[number], value=value)
+        for number, path in self._asset_paths(assets):
+            self._tensors[number] = tf.constant(path)
+        for number in self._creation_order():
+            resource = self._plan.resources[number]
+            with tf.device(resource.device):
+                (self._tensors[number],) = self._call(resource.create)
+        for number, names in keys.tables.items():
+            restore = self._plan.resources[number].restore
+            if restore is not None:
+                self._call(restore, [_private.as_tensor(arrays[name]) for name in names])
+        for number in sorted(self._plan.resources):
+            initialise = self._plan.resources[number].initialise
+            if initialise is not None:
+                self._call(initialise)
+
+    def _call(self, function: str, inputs: list[Any] | None = None) -> list[Any]:
+        return self._library.call(function, [*(inputs or ()), *self.captures(function)])
+
+    def _creation_order(self) -> Iterator[int]:
+        """Yield resources so that each comes after those that the function that makes it needs."""
+        waiting = sorted(self._plan.resources)
+        while waiting:
+            ready = [number for number in waiting if self._can_make(number)]
+            if not ready:
+                raise Corrupt("has resources that need each other to be made", uri=self._uri)
+            for number in ready:
+                yield number
+                waiting.remove(number)
+
+    def _can_make(self, number: int) -> bool:
+        create = self._plan.resources[number].create
+        return all(each in self._tensors for each in self._plan.concrete[create].bound_inputs)
+
+    def _check(self, arrays: Mapping[str, Array], keys: CheckpointKeys) -> None:
+        problems = []
+        for number, key in keys.variables.items():
+            variable, array = self._plan.variables[number], arrays[key]
+            shape, dtype = tf.TensorShape(variable.shape), tf.as_dtype(variable.dtype)
+            if not shape.is_compatible_with(array.shape) or dtype != _dtype(array):
+                problems.append(
+                    f"{key}: the variable is {dtype.name} {shape}, the checkpoint has "
+                    f"{_dtype(array).name} {array.shape}"
+                )
+        if problems:
+            listing = "\n  ".join(problems)
+            raise MismatchError(
+                f"{len(problems)} variables of the SavedModel do not fit its checkpoint:\n  "
+                f"{listing}\nIts files are not of one export; copy or export it again.",
+                uri=self._uri,
+            )
+
+    def _asset_paths(self, assets: Mapping[str, bytes]) -> Iterator[tuple[int, str]]:
+        """Yield the paths of assets, on disk until this object ends."""
+        if not self._plan.assets:
+            return
+        folder = self._folder
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="asyncload-assets-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        for number, name in self._plan.assets.items():
+            path = Path(folder, "assets", name)
+            if self._folder is None:
+                if f"assets/{name}" not in assets:
+                    raise Corrupt(f"has no asset {name!r}; export the model again", uri=self._uri)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(assets[f"assets/{name}"])
+            yield number, os.fspath(path)
+
+
+def _dtype(array: Array) -> tf.DType:
+    return tf.string if array.dtype == object else tf.as_dtype(array.dtype)

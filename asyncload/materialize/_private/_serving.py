@@ -1,0 +1,254 @@
+"""Functions of a SavedModel in the eager runtime: registered, called and removed.
+
+TensorFlow instantiates a function when it is first called, for seconds, and keeps what came of it
+under the function's name. So functions are named after what they consist of: a model that has the
+same functions as another one in this process (its next version, most often) shares them, and its
+first call is as fast as the other's last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tensorflow.core.framework import node_def_pb2
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import context
+from tensorflow.python.framework import (
+    constant_op,
+    dtypes,
+    op_def_registry,
+    ops,
+    tensor_shape,
+    tensor_util,
+)
+from tensorflow.python.ops import gen_functional_ops, resource_variable_ops
+from tensorflow.python.saved_model import nested_structure_coder
+
+__all__ = [
+    "Draft",
+    "Library",
+    "UnknownOperation",
+    "constant",
+    "decode_structure",
+    "variable_handle",
+]
+
+
+def decode_structure(proto: Any) -> Any:
+    """Return what a ``StructuredValue`` stands for: dicts and tuples of `tf.TypeSpec`."""
+    return nested_structure_coder.decode_proto(proto)
+
+
+def variable_handle(shape: Any, dtype: Any, name: str) -> Any:
+    """Return the handle of a new variable without a value; the variable ends with it."""
+    return resource_variable_ops._variable_handle_from_shape_and_dtype(
+        tensor_shape.TensorShape(shape), dtypes.as_dtype(dtype), None, name, graph_mode=False
+    )
+
+
+def constant(proto: Any) -> Any:
+    """Return the tensor that a ``TensorProto`` holds."""
+    return constant_op.constant(tensor_util.MakeNdarray(proto), dtype=proto.dtype)
+
+
+# --- definitions -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What an operation may hold that is particular to one load.
+
+    Attributes:
+        calls: whether an attribute of it names functions.
+        shared: the default of its ``shared_name``, if it has that.
+    """
+
+    calls: bool
+    shared: bytes | None
+
+
+_PLAIN = _Traits(False, None)
+_UNKNOWN = _Traits(True, None)  # a function under its own name, or nothing that can run
+
+
+class UnknownOperation(Exception):
+    """No library that was loaded has an operation of this name."""
+
+
+_known: dict[str, _Traits] = {}
+
+
+def _traits(operation: str) -> _Traits:
+    traits = _known.get(operation)
+    if traits is None:
+        declared = op_def_registry.get(operation)
+        if declared is None:  # not kept: a library that has it may yet be loaded
+            return _UNKNOWN
+        traits = _known[operation] = _declared_traits(declared)
+    return traits
+
+
+def _declared_traits(declared: Any) -> _Traits:
+    calls = any(attribute.type in ("func", "list(func)") for attribute in declared.attr)
+    shared = [a.default_value.s for a in declared.attr if a.name == "shared_name"]
+    return _Traits(calls, shared[0] if shared else None) if calls or shared else _PLAIN
+
+
+class Draft:
+    """The definition of a function, on its way to a `Library`.
+
+    Args:
+        function: a ``FunctionDef``, or a message that has its name, its outputs' dtypes and its
+            nodes as bytes (``node_def``), and keeps the rest.
+        operations: the operation of each node.
+        functions: the names of all functions there are.
+
+    Attributes:
+        calls: the functions that it calls.
+
+    Raises:
+        UnknownOperation: one of them is neither an operation nor a function.
+    """
+
+    def __init__(self, function: Any, operations: Iterable[str], functions: Container[str]) -> None:
+        self._function = function
+        self._nodes: list[tuple[int, _Traits, Any]] = []
+        self.calls: list[str] = []
+        for index, operation in enumerate(operations):
+            traits = _traits(operation)
+            if traits is _PLAIN:
+                continue
+            node = node_def_pb2.NodeDef.FromString(function.node_def[index])
+            self._nodes.append((index, traits, node))
+            if node.op in functions:
+                self.calls.append(node.op)
+            elif traits is _UNKNOWN:
+                raise UnknownOperation(f"nobody has registered the operation {node.op!r}")
+            self.calls.extend(reference.name for reference in _references(node))
+
+    def finish(self, names: Mapping[str, str], suffix: str) -> tuple[str, bytes, list[int]]:
+        """Give functions and shared resources the names that they have in this process.
+
+        As ``tf.saved_model.load`` does (saved_model/function_deserialization.py,
+        ``fix_node_def``), resources that functions share by name are shared within one load only.
+
+        Args:
+            names: the new name of every function that this one calls.
+            suffix: unique to the load.
+
+        Returns:
+            Its own new name, its serialized ``FunctionDef``, and its outputs' dtypes as protocol
+            buffers number them.
+        """
+        function = self._function
+        own = any(traits.shared is not None for _, traits, _ in self._nodes)
+        for index, traits, node in self._nodes:
+            node.op = names.get(node.op, node.op)
+            for reference in _references(node):
+                reference.name = names[reference.name]
+            if traits.shared is not None:
+                _rename_shared(node, traits.shared, suffix)
+            function.node_def[index] = node.SerializeToString(deterministic=True)
+        readable = re.sub(r"_\d+$", "", function.signature.name)
+        function.signature.name = ""
+        digest = hashlib.sha256(function.SerializeToString(deterministic=True)).hexdigest()
+        name = f"{readable}_{digest[:32]}{suffix if own else ''}"
+        function.signature.name = name
+        outputs = [result.type for result in function.signature.output_arg]
+        return name, function.SerializeToString(), outputs
+
+
+def _references(node: Any) -> Iterator[Any]:
+    for attribute in node.attr.values():
+        match attribute.WhichOneof("value"):
+            case "func":
+                yield attribute.func
+            case "list":
+                yield from attribute.list.func
+
+
+def _rename_shared(node: Any, default: bytes, suffix: str) -> None:
+    if node.op == "HashTableV2" and not node.attr["use_node_name_sharing"].b:
+        node.attr["use_node_name_sharing"].b = True
+        suffix += f"_{ops.uid()}"  # it was not shared before
+    given = node.attr["shared_name"].s if "shared_name" in node.attr else b""
+    node.attr["shared_name"].s = (given or default or node.name.encode()) + suffix.encode()
+
+
+# --- the runtime -------------------------------------------------------------------------
+
+# Names in the runtime, and how many libraries have them. Reentrant, as collecting garbage may end
+# a library at any time, in any thread.
+_users: Counter[str] = Counter()
+_users_lock = threading.RLock()
+
+
+class Library:
+    """Functions that are registered with the eager runtime for as long as this object lives.
+
+    Attributes:
+        names: name in the SavedModel -> name in the runtime.
+    """
+
+    def __init__(self) -> None:
+        self._eager = context.context()
+        self._eager.ensure_initialized()
+        self._suffix = f"_asyncload_{ops.uid()}"
+        self._outputs: dict[str, list[int]] = {}
+        self.names: dict[str, str] = {}
+        ending = weakref.finalize(self, _remove, self._eager, self.names)
+        ending.atexit = False  # the runtime goes with the process
+
+    def add(self, name: str, draft: Draft) -> None:
+        """Register a function, after those that it calls.
+
+        Args:
+            name: in the SavedModel.
+            draft: its definition.
+
+        Raises:
+            tf.errors.OpError: the runtime refuses it.
+        """
+        registered, definition, outputs = draft.finish(self.names, self._suffix)
+        with _users_lock:
+            if not _users[registered]:
+                # Lets other threads run; `Context.add_function_def` would serialize once more.
+                pywrap_tfe.TFE_ContextAddFunctionDef(
+                    self._eager._handle, definition, len(definition)
+                )
+            _users[registered] += 1
+            self.names[name] = registered
+        self._outputs[name] = outputs
+
+    def call(self, name: str, inputs: Sequence[Any]) -> list[Any]:
+        """Call a function, eagerly or in the graph that is being traced.
+
+        Args:
+            name: in the SavedModel.
+            inputs: a tensor for each of its arguments, captures included.
+
+        Returns:
+            Its results, flat.
+        """
+        called, outputs = self.names[name], self._outputs[name]
+        if self._eager.executing_eagerly():
+            results = self._eager.call_function(called.encode(), list(inputs), len(outputs))
+        else:
+            results = gen_functional_ops.stateful_partitioned_call(list(inputs), outputs, f=called)
+        return list(results or ())
+
+
+def _remove(eager: Any, names: Mapping[str, str]) -> None:
+    with _users_lock:
+        for name in names.values():
+            _users[name] -= 1
+            if not _users[name]:
+                del _users[name]
+                eager.remove_function(name)

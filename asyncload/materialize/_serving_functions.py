@@ -1,0 +1,72 @@
+"""The functions that signatures need, out of a SavedModel's library and into the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from asyncload.errors import Corrupt
+
+from . import _private
+from ._saved_model import SavedModelParts, parse_function, parse_operation
+
+__all__ = ["register"]
+
+
+def register(parts: SavedModelParts, wanted: Iterable[str]) -> _private.Library:
+    """Register functions, and all that they call.
+
+    Args:
+        parts: the SavedModel that has them.
+        wanted: their names in it.
+
+    Returns:
+        The library that holds them.
+
+    Raises:
+        Corrupt: one is missing, or calls itself.
+        tf.errors.OpError: the runtime refuses one.
+    """
+    library = _private.Library()
+    drafts: dict[str, _private.Draft] = {}
+    waiting = list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name not in drafts:
+            drafts[name] = _draft(parts, name)
+            waiting.extend(drafts[name].calls)
+    for name in _callees_first({name: draft.calls for name, draft in drafts.items()}, parts.uri):
+        library.add(name, drafts[name])
+    return library
+
+
+def _draft(parts: SavedModelParts, name: str) -> _private.Draft:
+    definition = parts.functions.get(name)
+    if definition is None:
+        raise Corrupt(
+            f"has no function {name!r}, which it calls; export the model again", uri=parts.uri
+        )
+    function = parse_function(definition, uri=parts.uri)
+    operations = [parse_operation(node, uri=parts.uri) for node in function.node_def]
+    return _private.Draft(function, operations, parts.functions)
+
+
+def _callees_first(calls: dict[str, list[str]], uri: str) -> Iterator[str]:
+    """Yield functions in an order in which each comes after those that it calls."""
+    done: set[str] = set()
+    for first in calls:
+        path: dict[str, Iterator[str]] = {}
+        if first not in done:
+            path[first] = iter(calls[first])
+        while path:
+            name = next(reversed(path))
+            called = next((each for each in path[name] if each not in done), None)
+            if called is None:
+                path.popitem()
+                done.add(name)
+                yield name
+            elif called in path:
+                raise Corrupt(
+                    f"has a function that calls itself: {called!r}; export the model again", uri=uri
+                )
+            else:
+                path[called] = iter(calls[called])

@@ -1,0 +1,178 @@
+"""Serve signatures of a SavedModel without making the object that was saved.
+
+``tf.saved_model.load`` makes every function of a SavedModel anew, in Python. A signature needs its
+own function, those that it calls, and the variables, constants and tables that they are bound to:
+the functions are registered with the runtime as they are, and bound to the memory that was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy.typing as npt
+import tensorflow as tf
+
+from asyncload.errors import AsyncloadError, FormatError
+from asyncload.manifest import Manifest
+
+from . import CannotBuildFast, _private
+from ._bound import Bound
+from ._saved_model import SavedModelParts, choose
+from ._serving_functions import register
+from ._serving_plan import CheckpointKeys, ServingPlan, checkpoint_keys, plan_serving
+from .quiet import quiet
+from .served import Signature, Signatures
+
+__all__ = ["SignaturesBuild"]
+
+Array = npt.NDArray[Any]
+_SAVED_MODEL = "saved_model.pb"
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+
+class SignaturesBuild:
+    """Signatures on their way: `read`, `wanted` and `construct`, then `bind`.
+
+    Args:
+        uri: for messages.
+        signatures: the names of those that are to be served; ``None`` for all.
+        folder: the SavedModel's, where it is on this machine's disk.
+    """
+
+    suffix = ""
+
+    def __init__(self, *, uri: str, signatures: Collection[str] | None, folder: str | None) -> None:
+        self._uri = uri
+        self._names = signatures
+        self._folder = folder
+        self._parts: SavedModelParts
+        self._plan: ServingPlan
+        self._keys = CheckpointKeys({}, {})
+        self._library: _private.Library
+        self._bound: Bound
+
+    def read(self, documents: Mapping[str, bytes]) -> None:
+        """Decide what the signatures need.
+
+        Raises:
+            Corrupt: the SavedModel is damaged.
+            FormatError: it has no such signature.
+            CannotBuildFast: only `load_stock` can load it.
+        """
+        self._parts = SavedModelParts(documents[_SAVED_MODEL], self._uri)
+        names = choose(self._parts.signatures(), self._names, uri=self._uri)
+        self._plan = plan_serving(self._parts, names)
+
+    def wanted(self, manifest: Manifest) -> tuple[set[str], set[str]]:
+        """Return the names of the tensors and of the assets that `bind` needs.
+
+        Raises: as `checkpoint_keys` does.
+        """
+        if self._plan.variables or any(found.restore for found in self._plan.resources.values()):
+            graph = manifest.documents.get(_OBJECT_GRAPH, b"")
+            self._keys = checkpoint_keys(self._parts, self._plan, graph, manifest.tensors)
+        on_disk = self._folder is not None
+        assets = () if on_disk else self._plan.assets.values()
+        return self._keys.all(), {f"assets/{name}" for name in assets}
+
+    def construct(self) -> None:
+        """Register the functions, and make the variables without values.
+
+        Raises:
+            Corrupt: a function is missing, or calls itself.
+            CannotBuildFast: the runtime refuses one, or lacks an operation.
+        """
+        if not _private.serving_path():
+            raise CannotBuildFast("the fast path for SavedModels failed its self-test")
+        with quiet(), _or_else_stock("registering its functions"):
+            self._library = register(self._parts, self._plan.concrete)
+            self._bound = Bound(self._parts, self._plan, self._library, self._folder)
+
+    def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Signatures:
+        """Give variables and tables their values, and return the signatures.
+
+        Args:
+            arrays: checkpoint key -> array, 64-byte-aligned; variables share their memory until
+                they are first written to.
+            assets: path below the SavedModel's folder -> bytes.
+
+        Raises:
+            MismatchError: a value does not fit its variable; names every one.
+            CannotBuildFast: a table or another resource cannot be initialised.
+        """
+        with quiet(), _or_else_stock("binding its values"):
+            self._bound.restore(arrays, self._keys, assets)
+            made = {name: self._signature(name) for name in self._plan.signatures}
+        return Signatures(made, self._uri)
+
+    def _signature(self, name: str) -> Signature:
+        bare = self._plan.signatures[name]
+        function = bare.concrete_function_name
+        concrete = self._plan.concrete[function]
+        _, keywords = _private.decode_structure(concrete.canonicalized_input_signature)
+        outputs = _private.decode_structure(concrete.output_signature)
+        inputs = {keyword: keywords[keyword] for keyword in bare.argument_keywords}
+        run = _Run(self._library, self._bound, function, outputs)
+        return Signature(name, inputs, outputs, run)
+
+    def load_stock(self, path: str) -> Signatures:
+        """Load the signatures as TensorFlow does: for what cannot be served the fast way.
+
+        Args:
+            path: of the folder, or of ``saved_model.pb`` in it.
+
+        Raises:
+            FormatError: TensorFlow cannot load it either.
+        """
+        folder = path.removesuffix(f"/{_SAVED_MODEL}")
+        with quiet():
+            try:
+                loaded = tf.saved_model.load(folder).signatures
+            except Exception as error:
+                raise FormatError(
+                    f"TensorFlow {tf.__version__} cannot load this SavedModel: "
+                    f"{type(error).__name__}: {error}",
+                    uri=self._uri,
+                ) from error
+        names = choose(loaded, self._names, uri=self._uri)
+        return Signatures({name: _of_stock(name, loaded[name]) for name in names}, self._uri)
+
+
+@contextmanager
+def _or_else_stock(what: str) -> Iterator[None]:
+    """Leave to TensorFlow what fails for a reason that is none of ours."""
+    try:
+        yield
+    except (AsyncloadError, CannotBuildFast):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise CannotBuildFast(f"{what} raised {type(error).__name__}: {text[:300]}") from error
+
+
+class _Run:
+    """Runs a function on its inputs, and keeps all that it needs alive."""
+
+    def __init__(
+        self, library: _private.Library, bound: Bound, function: str, outputs: Any
+    ) -> None:
+        self._library = library
+        self._bound = bound
+        self._captures = bound.captures(function)
+        self._function = function
+        self._outputs = outputs
+
+    def __call__(self, inputs: list[Any]) -> Any:
+        results = self._library.call(self._function, [*inputs, *self._captures])
+        return tf.nest.pack_sequence_as(self._outputs, results, expand_composites=True)
+
+
+def _of_stock(name: str, concrete: Any) -> Signature:
+    _, inputs = concrete.structured_input_signature
+
+    def run(tensors: list[Any]) -> Any:
+        return concrete(**dict(zip(inputs, tensors, strict=True)))
+
+    return Signature(name, inputs, concrete.structured_outputs, run)
