@@ -16,6 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.eager.polymorphic_function.concrete_function import ConcreteFunction
 
 from asyncload.errors import Corrupt, FormatError, MismatchError, Unsafe
+from asyncload.loader._construct import Build
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize.whole import WholeBuild
 from tests.equality import same_bytes
@@ -27,7 +28,7 @@ from tests.materialize.test_model_build import aligned
 def load(folder: Path, **changes: Any) -> Any:
     """Load a SavedModel that lies on this machine."""
     documents, arrays = read(str(folder / "variables" / "variables"))
-    build = WholeBuild(uri="model", folder=str(folder))
+    build: Build = WholeBuild(uri="model", folder=str(folder))
     build.construct(documents)
     return build.bind({**arrays, **changes}, {})
 
