@@ -1,8 +1,8 @@
 """Every private API of TensorFlow and Keras that asyncload uses, and the test that it still works.
 
 What stands here moves between releases. Each part is tried on something small when it is first
-needed (`fast_path`, `serving_path`, `trackables_work`, `saved_models_work`); if anything differs from
-stock, the caller takes the stock path: slower, same result.
+needed (`fast_path`, `serving_path`, `trackables_work`, `saved_models_work`); if anything differs
+from stock, the caller takes the stock path: slower, same result.
 
 For Keras models:
 
