@@ -255,6 +255,10 @@ class _Maker:
         )
 
     def _saved_model(self) -> Build:
+        if self.options.whole:
+            from asyncload.materialize.whole import WholeBuild
+
+            return WholeBuild(uri=self.source.uri, folder=self._folder())
         from asyncload.materialize.signatures import SignaturesBuild
 
         return SignaturesBuild(

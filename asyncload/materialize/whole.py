@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from asyncload.errors import AsyncloadError, FormatError, MismatchError, Unsafe
+from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
 from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
@@ -30,54 +31,61 @@ __all__ = ["WholeBuild"]
 
 Array = npt.NDArray[Any]
 
-# Besides the checkpoint of its variables and its assets, this is what a SavedModel consists of.
-_FILES = (
-    "saved_model.pb",
-    "saved_model.pbtxt",
-    "fingerprint.pb",
-    "debug/saved_model_debug_info.pb",
-)
+_SAVED_MODEL = "saved_model.pb"
+_ASSETS = "assets"
 
 
 class WholeBuild:
-    """One SavedModel: `construct`, then `bind`, both on the construction thread.
+    """One SavedModel: `read`, `wanted` and `construct`, then `bind`.
 
     Args:
         uri: for messages.
         folder: where it lies on this machine; ``None`` if it does not. Then its files are
             written to a temporary folder, which stays, if there are assets, for as long as the
-            loaded object lives: saving that again copies them.
+            loaded object lives: functions may read them, and saving it again copies them.
     """
 
     suffix = ""
 
-    def __init__(self, *, uri: str, folder: str | None = None) -> None:
+    def __init__(self, *, uri: str, folder: str | None) -> None:
         self._uri = uri
         self._folder = folder
         self._temporary: weakref.finalize[..., Any] | None = None
         self._root = Path()
+        self._program = b""
         self._nodes: Sequence[Node] = ()
         self._made: Any = None
 
-    def construct(self, documents: Mapping[str, bytes]) -> None:
-        """Make the objects and functions, without values.
+    def read(self, documents: Mapping[str, bytes]) -> None:
+        """Take in the program.
 
         Args:
-            documents: the object graph of the variables' checkpoint, and, unless there is a
-                folder, ``saved_model.pb`` and what else of the SavedModel is neither asset nor
-                checkpoint.
+            documents: ``saved_model.pb`` is one of them.
+        """
+        self._program = documents[_SAVED_MODEL]
+
+    def wanted(self, manifest: Manifest) -> tuple[None, Sequence[str] | None]:
+        """Return that all tensors are needed, and all assets that are not on this machine.
 
         Raises:
             CannotBuildFast: TensorFlow has to load this SavedModel itself.
             Corrupt: the object graph is damaged.
         """
-        if not (_private.trackables_work() and _private.saved_models_work()):
-            raise CannotBuildFast("the fast path failed its self-test")
-        graph = documents.get(GRAPH_DOCUMENT)
+        graph = manifest.documents.get(GRAPH_DOCUMENT)
         if graph is None:
             raise CannotBuildFast("its variables have no object graph")
         self._nodes = parse_object_graph(graph, uri=self._uri)
-        folder = self._folder or self._write(documents)
+        return None, () if self._folder is not None else None
+
+    def construct(self) -> None:
+        """Make the objects and functions, without values.
+
+        Raises:
+            CannotBuildFast: TensorFlow has to load this SavedModel itself.
+        """
+        if not (_private.trackables_work() and _private.saved_models_work()):
+            raise CannotBuildFast("the fast path failed its self-test")
+        folder = self._folder or self._write_program()
         with one_build_at_a_time, quiet():
             try:
                 self._made = _private.Reconstruction(folder)
@@ -94,20 +102,22 @@ class WholeBuild:
         Args:
             arrays: checkpoint key -> array, 64-byte-aligned; the object's variables share their
                 memory until they are first updated.
-            assets: path below ``assets/`` -> bytes; not needed where there is a folder.
+            assets: path below the SavedModel's folder -> bytes, where they are not on this
+                machine.
 
         Raises:
             MismatchError: the values do not fit; names every one.
             CannotBuildFast: TensorFlow has to load this SavedModel itself.
         """
         try:
-            self._write_assets(assets)
+            if self._temporary is not None:
+                self._write_assets(assets)
             with one_build_at_a_time, quiet():
                 root = self._bind(arrays)
         except BaseException:
             self._discard()
             raise
-        if assets:
+        if any(name.startswith(f"{_ASSETS}/") for name in assets):
             self._hand_over(root)
         self._discard()
         return root
@@ -133,11 +143,13 @@ class WholeBuild:
         """Load the SavedModel as TensorFlow does: for what cannot be built the fast way.
 
         Args:
-            path: of its folder. Unless it is the one given at first, it need not stay.
+            path: of its folder, or of ``saved_model.pb`` in it. Unless it is the folder given
+                at first, it need not stay.
 
         Raises:
             FormatError: TensorFlow could not load it either.
         """
+        path = path.removesuffix(f"/{_SAVED_MODEL}")
         if self._folder is None and _has_assets(path):
             path = self._link(path)
         try:
@@ -161,11 +173,9 @@ class WholeBuild:
         self._root = Path(folder)
         return folder
 
-    def _write(self, documents: Mapping[str, bytes]) -> str:
+    def _write_program(self) -> str:
         folder = self._make_folder()
-        for name in _FILES:
-            if name in documents:
-                self._write_file(self._root, name, documents[name])
+        self._write_file(_SAVED_MODEL, self._program)
         return folder
 
     def _link(self, path: str) -> str:
@@ -175,13 +185,12 @@ class WholeBuild:
         )
 
     def _write_assets(self, assets: Mapping[str, bytes]) -> None:
-        if self._temporary is not None:
-            for name, content in assets.items():
-                self._write_file(self._root / "assets", name, content)
+        for name, content in assets.items():
+            self._write_file(name, content)
 
-    def _write_file(self, folder: Path, name: str, content: bytes) -> None:
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+    def _write_file(self, name: str, content: bytes) -> None:
+        path = self._root / name
+        if not path.resolve().is_relative_to(self._root.resolve()):
             raise Unsafe(f"the asset {name!r} would leave its folder", uri=self._uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -198,7 +207,7 @@ class WholeBuild:
 
 
 def _has_assets(folder: str) -> bool:
-    assets = Path(folder) / "assets"
+    assets = Path(folder) / _ASSETS
     return assets.is_dir() and any(assets.iterdir())
 
 

@@ -372,7 +372,7 @@ def test_a_failed_self_test_warns_once_and_falls_back(
         with pytest.warns(RuntimeWarning, match="nothing is as it was"):
             assert not works()
         with pytest.raises(CannotBuildFast, match="self-test"):
-            WholeBuild(uri="model").construct(documents)
+            WholeBuild(uri="model", folder=None).construct()
         if name == "trackables":
             with pytest.raises(CannotBuildFast, match="self-test"):
                 assign(Dense(2, 0), documents, arrays)

@@ -17,6 +17,7 @@ from tensorflow.python.eager.polymorphic_function.concrete_function import Concr
 
 from asyncload.errors import Corrupt, FormatError, MismatchError, Unsafe
 from asyncload.loader._construct import Build
+from asyncload.manifest import Manifest
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize.whole import WholeBuild
 from tests.equality import same_bytes
@@ -25,24 +26,32 @@ from tests.materialize.saved_models import ZOO, call, composed, dense, lookups
 from tests.materialize.test_model_build import aligned
 
 
+def build(documents: dict[str, bytes], folder: Path | None = None) -> WholeBuild:
+    """Do what comes before the values; ``saved_model.pb`` is taken from the folder, if any."""
+    if folder is not None:
+        documents = {"saved_model.pb": (folder / "saved_model.pb").read_bytes(), **documents}
+    made = WholeBuild(uri="model", folder=None if folder is None else str(folder))
+    each: Build = made
+    each.read(documents)
+    each.wanted(Manifest("model", "saved-model", (), {}, documents))
+    each.construct()
+    return made
+
+
 def load(folder: Path, **changes: Any) -> Any:
     """Load a SavedModel that lies on this machine."""
     documents, arrays = read(str(folder / "variables" / "variables"))
-    build: Build = WholeBuild(uri="model", folder=str(folder))
-    build.construct(documents)
-    return build.bind({**arrays, **changes}, {})
+    return build(documents, folder).bind({**arrays, **changes}, {})
 
 
 def load_remote(folder: Path) -> Any:
     """Load a SavedModel of which only bytes are there."""
     documents, arrays = read(str(folder / "variables" / "variables"))
     documents["saved_model.pb"] = (folder / "saved_model.pb").read_bytes()
-    assets = {path.name: path.read_bytes() for path in (folder / "assets").iterdir()}
+    assets = {f"assets/{path.name}": path.read_bytes() for path in (folder / "assets").iterdir()}
     for path in sorted(folder.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    build = WholeBuild(uri="s3://bucket/model")
-    build.construct(documents)
-    return build.bind(arrays, assets)
+    return build(documents).bind(arrays, assets)
 
 
 def children(thing: Any) -> dict[str, Any]:
@@ -183,9 +192,7 @@ def test_a_node_keeps_its_device_its_colocation_and_its_gradient(tmp_path: Path)
 def test_training_does_not_write_to_the_arrays(tmp_path: Path) -> None:
     dense(tmp_path / "model")
     documents, arrays = read(str(tmp_path / "model" / "variables" / "variables"))
-    build = WholeBuild(uri="model", folder=str(tmp_path / "model"))
-    build.construct(documents)
-    root = build.bind(arrays, {})
+    root = build(documents, tmp_path / "model").bind(arrays, {})
     array = arrays["w/.ATTRIBUTES/VARIABLE_VALUE"]
     assert np.asarray(memoryview(root.w.read_value())).ctypes.data == array.ctypes.data
     before = array.tobytes()
@@ -214,7 +221,7 @@ def test_assets_live_as_long_as_the_object(tmp_path: Path) -> None:
 
 def test_assets_live_as_long_as_what_stock_loaded(tmp_path: Path) -> None:
     calls = lookups(tmp_path / "model")
-    root = WholeBuild(uri="s3://bucket/model").load_stock(str(tmp_path / "model"))
+    root = WholeBuild(uri="s3://bucket/model", folder=None).load_stock(str(tmp_path / "model"))
     shutil.rmtree(tmp_path / "model")
     path = Path(root.file.asset_path.numpy().decode())
     assert [name for name, _ in call(root, calls)] == ["find", "insert"]
@@ -239,10 +246,9 @@ def test_an_asset_that_would_leave_its_folder_is_refused(tmp_path: Path) -> None
     dense(tmp_path / "model")
     documents, arrays = read(str(tmp_path / "model" / "variables" / "variables"))
     documents["saved_model.pb"] = (tmp_path / "model" / "saved_model.pb").read_bytes()
-    build = WholeBuild(uri="model")
-    build.construct(documents)
-    with pytest.raises(Unsafe, match=r"'\.\./\.\./x'"):
-        build.bind(arrays, {"../../x": b""})
+    made = build(documents)
+    with pytest.raises(Unsafe, match=r"'assets/\.\./\.\./x'"):
+        made.bind(arrays, {"assets/../../x": b""})
 
 
 def test_misfits_are_all_named(tmp_path: Path) -> None:
@@ -264,14 +270,12 @@ def test_damaged_documents(tmp_path: Path) -> None:
     documents, _ = read(str(tmp_path / "model" / "variables" / "variables"))
     content = (tmp_path / "model" / "saved_model.pb").read_bytes()
     with pytest.raises(CannotBuildFast, match="no object graph"):
-        WholeBuild(uri="model").construct({"saved_model.pb": content})
+        build({"saved_model.pb": content})
     with pytest.raises(Corrupt, match="object graph"):
-        WholeBuild(uri="model").construct({"saved_model.pb": content, GRAPH: b"\xff\xff"})
+        build({"saved_model.pb": content, GRAPH: b"\xff\xff"})
     for broken in (content[:-200], b"", b"\xff" * 100):
         with pytest.raises(CannotBuildFast, match=r"building it raised|TensorFlow 1"):
-            WholeBuild(uri="model").construct({**documents, "saved_model.pb": broken})
-    with pytest.raises(CannotBuildFast, match="building it raised"):
-        WholeBuild(uri="model").construct(documents)
+            build({**documents, "saved_model.pb": broken})
 
 
 def test_a_circle_of_functions_is_left_to_stock_which_says_so(tmp_path: Path) -> None:
@@ -286,23 +290,21 @@ def test_a_circle_of_functions_is_left_to_stock_which_says_so(tmp_path: Path) ->
     with pytest.raises(CannotBuildFast, match="cyclic"):
         load(tmp_path / "model")
     with pytest.raises(FormatError, match=r"model: TensorFlow .* cannot load.*cyclic"):
-        WholeBuild(uri="model").load_stock(str(tmp_path / "model"))
+        WholeBuild(uri="model", folder=None).load_stock(str(tmp_path / "model"))
 
 
 def test_a_saved_model_of_tensorflow_1_is_left_to_stock(tmp_path: Path) -> None:
-    folder = str(tmp_path / "model")
+    folder = tmp_path / "model"
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
         v = tf.compat.v1.get_variable("v", initializer=2.0, use_resource=True)
         session.run(v.initializer)
-        tf.compat.v1.saved_model.simple_save(session, folder, {"x": x}, {"y": x * v})
+        tf.compat.v1.saved_model.simple_save(session, str(folder), {"x": x}, {"y": x * v})
     with pytest.raises(CannotBuildFast, match="no object graph"):
-        load(tmp_path / "model")
-    graph = {GRAPH: b"\x0a\x00"}
-    build = WholeBuild(uri="model", folder=folder)
+        load(folder)
     with pytest.raises(CannotBuildFast, match="TensorFlow 1"):
-        build.construct(graph)
-    root = build.load_stock(folder)
+        build({GRAPH: b"\x0a\x00"}, folder)
+    root = WholeBuild(uri="model", folder=str(folder)).load_stock(str(folder / "saved_model.pb"))
     assert root.signatures["serving_default"](x=tf.constant([3.0]))["y"].numpy().tolist() == [6.0]
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tensorflow.python.framework import importer, ops
+from tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
+from tensorflow.python.framework import importer, ops, tensor
 from tensorflow.python.saved_model import function_deserialization
 
 __all__ = ["install", "quick_functions"]
@@ -184,6 +185,38 @@ def _differentiating_some(stock: Callable[..., None]) -> Callable[..., None]:
     return _restore_gradient_functions
 
 
+def _shaping_directly(stock: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Override ``Tensor.set_shape``: shapes of a file have sizes as the runtime takes them."""
+
+    @functools.wraps(stock)
+    def set_shape(self: Any, shape: Any) -> None:
+        if _here.active and type(shape) is TensorShapeProto:
+            sizes = [dimension.size for dimension in shape.dim]
+            if min(sizes, default=0) >= -1:
+                self._shape_val = None
+                unknown = shape.unknown_rank
+                self._set_shape([] if unknown else sizes, unknown)
+                return
+        stock(self, shape)
+
+    return set_shape
+
+
+def _finding_directly(stock: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Override ``Graph.get_operation_by_name``: what asks has the name from the graph itself."""
+
+    @functools.wraps(stock)
+    def get_operation_by_name(self: Any, name: Any) -> Any:
+        if _here.active and type(name) is str:
+            try:
+                return self._get_operation_by_name(name)
+            except KeyError:  # stock says it better
+                pass
+        return stock(self, name)
+
+    return get_operation_by_name
+
+
 def install() -> None:
     """Put the overrides in place; outside of `quick_functions` each one calls stock."""
     for owner, name, override in (
@@ -191,6 +224,8 @@ def install() -> None:
         (importer, "_ProcessNewOps", _placing_some),
         (ops.Graph, "_add_new_tf_operations", _adding_plainly),
         (ops.Graph, "_create_op_helper", _making_plainly),
+        (ops.Graph, "get_operation_by_name", _finding_directly),
+        (tensor.Tensor, "set_shape", _shaping_directly),
         (function_deserialization, "_restore_gradient_functions", _differentiating_some),
     ):
         setattr(owner, name, override(getattr(owner, name)))
