@@ -265,6 +265,7 @@ class _Maker:
             uri=self.source.uri,
             signatures=self.options.signatures,
             folder=self._folder(),
+            notice=self.notice,
         )
 
     def _folder(self) -> str | None:

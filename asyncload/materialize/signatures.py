@@ -7,46 +7,61 @@ the functions are registered with the runtime as they are, and bound to the memo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
 import tensorflow as tf
 
-from asyncload.errors import AsyncloadError, FormatError
+from asyncload.errors import AsyncloadError
 from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
 from ._bound import Bound
+from ._object_graph import GRAPH_DOCUMENT
 from ._saved_model import SavedModelParts, choose
 from ._serving_functions import register
 from ._serving_plan import CheckpointKeys, ServingPlan, checkpoint_keys, plan_serving
 from .quiet import quiet
 from .served import Signature, Signatures
+from .whole import SAVED_MODEL, WholeBuild
 
 __all__ = ["SignaturesBuild"]
 
 Array = npt.NDArray[Any]
-_SAVED_MODEL = "saved_model.pb"
-_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+Wanted = tuple[Collection[str] | None, Collection[str] | None]
 
 
 class SignaturesBuild:
     """Signatures on their way: `read`, `wanted` and `construct`, then `bind`.
 
+    Where they need something that is not known here, the whole object is made in their stead, with
+    the same values, and its signatures are served.
+
     Args:
         uri: for messages.
         signatures: the names of those that are to be served; ``None`` for all.
         folder: the SavedModel's, where it is on this machine's disk.
+        notice: called with the reason why the whole object is made, in any thread.
     """
 
     suffix = ""
 
-    def __init__(self, *, uri: str, signatures: Collection[str] | None, folder: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        uri: str,
+        signatures: Collection[str] | None,
+        folder: str | None,
+        notice: Callable[[str], None],
+    ) -> None:
         self._uri = uri
         self._names = signatures
         self._folder = folder
+        self._notice = notice
+        self._whole = WholeBuild(uri=uri, folder=folder)
+        self._makes_whole = False
         self._parts: SavedModelParts
         self._plan: ServingPlan
         self._keys = CheckpointKeys({}, {})
@@ -61,21 +76,39 @@ class SignaturesBuild:
             FormatError: it has no such signature.
             CannotBuildFast: only `load_stock` can load it.
         """
-        self._parts = SavedModelParts(documents[_SAVED_MODEL], self._uri)
+        self._whole.read(documents)
+        self._parts = SavedModelParts(documents[SAVED_MODEL], self._uri)
         names = choose(self._parts.signatures(), self._names, uri=self._uri)
-        self._plan = plan_serving(self._parts, names)
+        try:
+            self._plan = plan_serving(self._parts, names)
+        except CannotBuildFast as reason:
+            self._make_whole(reason)
 
-    def wanted(self, manifest: Manifest) -> tuple[set[str], set[str]]:
-        """Return the names of the tensors and of the assets that `bind` needs.
+    def wanted(self, manifest: Manifest) -> Wanted:
+        """Return the names of the tensors and of the assets that `bind` needs; ``None`` for all.
 
-        Raises: as `checkpoint_keys` does.
+        Raises:
+            Corrupt: the checkpoint has no value for a variable.
+            CannotBuildFast: only `load_stock` can load it.
         """
-        if self._plan.variables or any(found.restore for found in self._plan.resources.values()):
-            graph = manifest.documents.get(_OBJECT_GRAPH, b"")
-            self._keys = checkpoint_keys(self._parts, self._plan, graph, manifest.tensors)
-        on_disk = self._folder is not None
-        assets = () if on_disk else self._plan.assets.values()
+        if not self._makes_whole:
+            try:
+                return self._wanted(manifest)
+            except CannotBuildFast as reason:
+                self._make_whole(reason)
+        return self._whole.wanted(manifest)
+
+    def _wanted(self, manifest: Manifest) -> Wanted:
+        plan = self._plan
+        if plan.variables or any(found.restore for found in plan.resources.values()):
+            graph = manifest.documents.get(GRAPH_DOCUMENT, b"")
+            self._keys = checkpoint_keys(self._parts, plan, graph, manifest.tensors)
+        assets = () if self._folder is not None else plan.assets.values()
         return self._keys.all(), {f"assets/{name}" for name in assets}
+
+    def _make_whole(self, reason: CannotBuildFast) -> None:
+        self._makes_whole = True
+        self._notice(f"{reason}; the whole object is made")
 
     def construct(self) -> None:
         """Register the functions, and make the variables without values.
@@ -84,6 +117,8 @@ class SignaturesBuild:
             Corrupt: a function is missing, or calls itself.
             CannotBuildFast: the runtime refuses one, or lacks an operation.
         """
+        if self._makes_whole:
+            return  # in `bind`: it may turn out later that it is to be made
         if not _private.serving_path():
             raise CannotBuildFast("the fast path for SavedModels failed its self-test")
         with quiet(), _or_else_stock("registering its functions"):
@@ -102,6 +137,9 @@ class SignaturesBuild:
             MismatchError: a value does not fit its variable; names every one.
             CannotBuildFast: a table or another resource cannot be initialised.
         """
+        if self._makes_whole:
+            self._whole.construct()
+            return self._of_whole(self._whole.bind(arrays, assets))
         with quiet(), _or_else_stock("binding its values"):
             self._bound.restore(arrays, self._keys, assets)
             made = {name: self._signature(name) for name in self._plan.signatures}
@@ -126,18 +164,11 @@ class SignaturesBuild:
         Raises:
             FormatError: TensorFlow cannot load it either.
         """
-        folder = path.removesuffix(f"/{_SAVED_MODEL}")
-        with quiet():
-            try:
-                loaded = tf.saved_model.load(folder).signatures
-            except Exception as error:
-                raise FormatError(
-                    f"TensorFlow {tf.__version__} cannot load this SavedModel: "
-                    f"{type(error).__name__}: {error}",
-                    uri=self._uri,
-                ) from error
-        names = choose(loaded, self._names, uri=self._uri)
-        return Signatures({name: _of_stock(name, loaded[name]) for name in names}, self._uri)
+        return self._of_whole(self._whole.load_stock(path))
+
+    def _of_whole(self, root: Any) -> Signatures:
+        names = choose(root.signatures, self._names, uri=self._uri)
+        return Signatures({name: _of_root(root, name) for name in names}, self._uri)
 
 
 @contextmanager
@@ -169,10 +200,13 @@ class _Run:
         return tf.nest.pack_sequence_as(self._outputs, results, expand_composites=True)
 
 
-def _of_stock(name: str, concrete: Any) -> Signature:
+def _of_root(root: Any, name: str) -> Signature:
+    """Return a signature of a whole object, which keeps the object, and its assets, alive."""
+    concrete = root.signatures[name]
     _, inputs = concrete.structured_input_signature
 
-    def run(tensors: list[Any]) -> Any:
+    def run(tensors: list[Any], root: Any = root) -> Any:
+        del root
         return concrete(**dict(zip(inputs, tensors, strict=True)))
 
     return Signature(name, inputs, concrete.structured_outputs, run)

@@ -27,11 +27,11 @@ from ._turns import one_build_at_a_time
 from .quiet import quiet
 from .trackables import describe_missing, execute, match_objects, misfits
 
-__all__ = ["WholeBuild"]
+__all__ = ["SAVED_MODEL", "WholeBuild"]
 
 Array = npt.NDArray[Any]
 
-_SAVED_MODEL = "saved_model.pb"
+SAVED_MODEL = "saved_model.pb"
 _ASSETS = "assets"
 
 
@@ -62,7 +62,7 @@ class WholeBuild:
         Args:
             documents: ``saved_model.pb`` is one of them.
         """
-        self._program = documents[_SAVED_MODEL]
+        self._program = documents[SAVED_MODEL]
 
     def wanted(self, manifest: Manifest) -> tuple[None, Sequence[str] | None]:
         """Return that all tensors are needed, and all assets that are not on this machine.
@@ -149,7 +149,7 @@ class WholeBuild:
         Raises:
             FormatError: TensorFlow could not load it either.
         """
-        path = path.removesuffix(f"/{_SAVED_MODEL}")
+        path = path.removesuffix(f"/{SAVED_MODEL}")
         if self._folder is None and _has_assets(path):
             path = self._link(path)
         try:
@@ -175,7 +175,7 @@ class WholeBuild:
 
     def _write_program(self) -> str:
         folder = self._make_folder()
-        self._write_file(_SAVED_MODEL, self._program)
+        self._write_file(SAVED_MODEL, self._program)
         return folder
 
     def _link(self, path: str) -> str:

@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 
 import asyncload
-from asyncload.events import FellBack, Indexed, StageEnded
+from asyncload.events import FellBack, Indexed, StageEnded, TensorReady
 from asyncload.sources import forget_memory, put_memory
 from tests.equality import same_bytes
-from tests.materialize.served_models import ZOO, Inputs, written_by_tensorflow_1
+from tests.materialize.served_models import ZOO, Inputs, with_own_state, written_by_tensorflow_1
 
 Made = dict[str, tuple[Path, Inputs]]
 
@@ -143,6 +143,23 @@ async def test_what_tensorflow_1_wrote_is_loaded_by_tensorflow(
     assert any("TensorFlow 1" in reason for reason in await fallbacks(load))
 
 
+async def test_a_resource_with_state_of_its_own_is_left_to_the_whole_object(
+    tmp_path: Path, loader: asyncload.Loader
+) -> None:
+    path = tmp_path / "own"
+    calls = with_own_state(path)
+    load = loader.prefetch(path)
+    served = await load
+    stock = tf.saved_model.load(path).signatures
+    assert_same(
+        served(**calls["serving_default"]), stock["serving_default"](**calls["serving_default"])
+    )
+    (reason,) = await fallbacks(load)
+    assert "the whole object is made" in reason
+    read = [event.name async for event in load.events() if isinstance(event, TensorReady)]
+    assert "variable/.ATTRIBUTES/VARIABLE_VALUE" in read
+
+
 async def test_a_failed_self_test_leaves_it_to_stock(
     models: Made, loader: asyncload.Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +239,7 @@ async def test_functions_and_assets_go_with_the_last_signature(
     from asyncload.materialize._private import _serving
 
     _, calls = models["lookups"]
+    gc.collect()
     before = dict(_serving._users)
     served = await loader.load(in_memory("lookups"), trusted=True)
     find = served["find"]

@@ -224,3 +224,47 @@ def written_by_tensorflow_1(folder: Path) -> Inputs:
         session.run(v1.global_variables_initializer())
         v1.saved_model.simple_save(session, str(folder), {"x": x}, {"y": y})
     return {"serving_default": {"x": tf.constant([[1.0, 2.0]])}}
+
+
+class OwnState(tf.saved_model.experimental.TrackableResource):
+    """A table that saves its keys and values by names of its own."""
+
+    def _create_resource(self) -> Any:
+        return tf.raw_ops.MutableHashTableV2(
+            key_dtype=tf.int64, value_dtype=tf.float32, use_node_name_sharing=True
+        )
+
+    def put(self, keys: Any, values: Any) -> Any:
+        return tf.raw_ops.LookupTableImportV2(
+            table_handle=self.resource_handle, keys=keys, values=values
+        )
+
+    def get(self, keys: Any) -> Any:
+        return tf.raw_ops.LookupTableFindV2(
+            table_handle=self.resource_handle, keys=keys, default_value=tf.constant(-1.0)
+        )
+
+    def _serialize_to_tensors(self) -> dict[str, Any]:
+        found = tf.raw_ops.LookupTableExportV2(
+            table_handle=self.resource_handle, Tkeys=tf.int64, Tvalues=tf.float32
+        )
+        return {"first": found.keys, "second": found.values}
+
+    def _restore_from_tensors(self, restored: dict[str, Any]) -> Any:
+        return self.put(restored["first"], restored["second"])
+
+
+def with_own_state(folder: Path) -> Inputs:
+    """A signature that needs a resource with state in a form of its own, and a variable."""
+    module = tf.Module()
+    module.resource = OwnState()
+    module.resource.put(tf.constant([1, 2], tf.int64), tf.constant([3.0, 4.0]))
+    module.variable = tf.Variable([10.0, 20.0])
+
+    @tf.function(input_signature=[_spec(name="x")])  # type: ignore[untyped-decorator]
+    def run(x: Any) -> Any:
+        return module.resource.get(tf.constant([2, 9], tf.int64)) * x + module.variable
+
+    module.run = run
+    _save(module, folder, serving_default=run)
+    return {"serving_default": {"x": tf.constant(2.0)}}
