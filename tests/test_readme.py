@@ -23,10 +23,13 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working directory, with every file that the README names."""
     import keras
+    import tensorflow as tf
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense")])
     for name in ("m.keras", "next.keras", "resnet.keras"):
         model.save(tmp_path / name)
+    model.export(tmp_path / "ranker" / "3", verbose=False)
+    tf.train.Checkpoint(v=tf.Variable(1.0)).write(tmp_path / "ckpt-12")
     safetensors.numpy.save_file({"a": np.arange(4.0)}, tmp_path / "model.safetensors")
     index = {"metadata": {}, "weight_map": {"a": "model.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -37,9 +40,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 async def test_blocks_run(block: str, folder: Path) -> None:
     import keras
+    import tensorflow as tf
 
     namespace: dict[str, Any] = {
         "asyncload": asyncload,
+        "checkpoint": tf.train.Checkpoint(v=tf.Variable(2.0)),
+        "x": np.ones((2, 4), "float32"),
         "numpy": np,
         "Block": keras.layers.Dense,
         "uris": [folder / "model.safetensors"],

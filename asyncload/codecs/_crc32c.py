@@ -24,7 +24,7 @@ _UINT32 = 0xFFFFFFFF
 # The binding keeps the GIL for as long as a call takes, unless it is given `bytes`: 16 us for this
 # much, after which another thread can have it. To call the library itself costs 2 us more.
 _PIECE = 256 << 10  # bytes
-_CHECKED = b"123456789", 0xE3069283  # RFC 3720 has none; of the CRC catalogue (CRC-32/ISCSI)
+_CHECKED = b"123456789", 0xE3069283  # the CRC catalogue's check value of CRC-32/ISCSI
 
 
 def _without_gil() -> Callable[[int, int, int], int] | None:

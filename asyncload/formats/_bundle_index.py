@@ -67,6 +67,7 @@ _STRINGS_LEAST = 4  # bytes of a string tensor without strings: the checksum of 
 _LITTLE = 0  # BundleHeaderProto.Endianness
 _VERSION = 1  # of bundles; there has been no other
 _WHOLE = -1
+_RANK = 254  # tensorflow/core/framework/tensor_shape.h, MaxDimensions
 _CELLS = 1 << 20  # stretches between the borders of parts: a thousand parts in each of two axes
 
 # (first element, number of elements or `_WHOLE`) in each dimension
@@ -228,6 +229,8 @@ def _shape(content: bytes) -> tuple[int, ...]:
             sizes.append(as_int(inner.get(1, 0)))
         elif number == 3 and value:
             raise Corrupt("has a shape of unknown rank; a stored tensor has a known one")
+    if len(sizes) > _RANK:
+        raise Corrupt(f"has a shape of {len(sizes)} dimensions; TensorFlow has at most {_RANK}")
     return tuple(sizes)
 
 

@@ -24,7 +24,7 @@ __all__ = ["INDEX_SUFFIX", "OBJECT_GRAPH", "Bundle", "TensorBundle", "index_bund
 INDEX_SUFFIX = ".index"
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # a TrackableObjectGraph, where there is one
 _INDEX_LIMIT = 256 << 20  # bytes: two million tensors
-_GRAPH_LIMIT = 256 << 20  # bytes
+_GRAPH_LIMIT = 64 << 20  # bytes: half a million objects
 _OPENED = 8  # shards at a time
 
 

@@ -19,7 +19,7 @@ class Weights(Mapping[str, Array]):
 
     Arrays begin at 64-byte boundaries, and share memory with one another in arenas; an
     arena is given back to the system when no array of it is left. Use ``.copy()`` on an array
-    that you want to write to.
+    that you want to write to. Strings are arrays of `bytes`, of dtype ``object``.
 
     Attributes:
         manifest: the index that the tensors were read by.

@@ -9,7 +9,7 @@ from asyncload.manifest import Part, Partitioned, Strings, TensorEntry, numpy_dt
 
 __all__ = ["Compound", "compound_of", "extra_bytes", "shown_name"]
 
-_OBJECT = 64  # bytes of one short `bytes` and what the system's memory adds to it
+_OBJECT = 128  # bytes of one short `bytes`, and of the numbers that are kept while it is made
 
 
 @dataclass(frozen=True, slots=True)

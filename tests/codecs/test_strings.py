@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import google_crc32c
@@ -11,7 +13,15 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncload.codecs import crc32c, decode, decode_strings, joined_crc32c, put_together, unmasked
+from asyncload.codecs import (
+    _crc32c,
+    crc32c,
+    decode,
+    decode_strings,
+    joined_crc32c,
+    put_together,
+    unmasked,
+)
 from asyncload.errors import Corrupt, DecodeError
 from asyncload.manifest import Part, Partitioned, Strings, TensorEntry
 from tests.formats.tables import masked, varint
@@ -25,13 +35,39 @@ def test_checksums_of_two_stretches_join(first: bytes, second: bytes) -> None:
     assert unmasked(masked(first)) == crc32c(memoryview(first))
 
 
+@pytest.mark.parametrize("shown", [True, False])
 @pytest.mark.parametrize("nbytes", [0, 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, 3 << 20])
-def test_checksums_of_much(nbytes: int) -> None:
+def test_checksums_of_much(nbytes: int, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shown:  # the library, by the wheel
+        monkeypatch.setattr(_crc32c, "_extend", None)
     content = np.random.default_rng(nbytes).bytes(nbytes)
     assert crc32c(memoryview(bytearray(content))) == google_crc32c.value(content)
     half = nbytes // 3
     parts = crc32c(content[:half]), crc32c(content[half:])
     assert joined_crc32c(*parts, nbytes - half) == google_crc32c.value(content)
+
+
+@pytest.mark.skipif(_crc32c._extend is None, reason="this wheel does not show its library")
+def test_checksums_of_much_let_other_threads_run() -> None:
+    content = memoryview(bytearray(512 << 20))
+    crc32c(content)  # makes its pages
+    turns: list[float] = []
+    done = threading.Event()
+
+    def take_turns() -> None:
+        while not done.is_set():
+            turns.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    other = threading.Thread(target=take_turns)
+    other.start()
+    begin = time.perf_counter()
+    crc32c(content)
+    end = time.perf_counter()
+    done.set()
+    other.join()
+    # With the GIL kept, it had one turn at most, whatever else the machine does.
+    assert sum(begin < turn < end for turn in turns) > 5
 
 
 def test_the_check_value_of_the_standard() -> None:

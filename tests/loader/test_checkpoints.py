@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,9 +26,11 @@ from asyncload import (
     UnknownFormat,
     Unsafe,
 )
+from asyncload.codecs import crc32c
 from asyncload.manifest import Partitioned
 from asyncload.memory import ALIGNMENT
-from asyncload.sources import forget_memory, put_memory
+from asyncload.pipeline import _verify
+from asyncload.sources import LocalReader, forget_memory, put_memory
 from tests.formats import checkpoints
 from tests.formats.checkpoints import GRAPH, Array
 from tests.formats.tables import HEADER, NAME, bundle, entry, field, shape
@@ -288,6 +292,40 @@ def flip(path: Path, at: int) -> None:
         file.write(bytes([byte ^ 0x10]))
 
 
+async def test_checksums_are_taken_off_the_loop_beside_reads(
+    loader: asyncload.Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = make_large(tmp_path)
+    summed: list[int] = []
+    reading: list[bool] = []
+    under_way = 0
+
+    def sum_up(content: memoryview) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        summed.append(content.nbytes)
+        reading.append(under_way > 0)
+        return crc32c(content)
+
+    async def read_into(reader: LocalReader, *args: Any) -> None:
+        nonlocal under_way
+        under_way += 1
+        try:
+            await plain(reader, *args)
+        finally:
+            under_way -= 1
+
+    plain = LocalReader.read_into
+    monkeypatch.setattr(LocalReader, "read_into", read_into)
+    monkeypatch.setattr(_verify, "crc32c", sum_up)
+    weights = await loader.load_weights(prefix)
+    raw = sum(array.nbytes for array in weights.values() if not array.dtype.hasobject)
+    assert sum(summed) == raw
+    assert any(reading), "no read was under way meanwhile"
+    summed.clear()
+    await loader.load_weights(prefix, verify=False)
+    assert not summed
+
+
 async def test_without_verify_wrong_bits_are_taken_as_they_are(
     loader: asyncload.Loader, tmp_path: Path
 ) -> None:
@@ -357,6 +395,7 @@ TWICE = entry(offset=0, length=0, more=SLICE + SLICE)
         ({b"t": entry(sizes=(1 << 40, 1 << 40), length=0)}, TooLarge, "too large"),
         ({b"t": entry(sizes=(1 << 40, 0, 1 << 40), length=0)}, TooLarge, "too large"),
         ({b"t": entry(sizes=(1,) * 40, length=4)}, TooLarge, "dimensions"),
+        ({b"t": entry(sizes=(-1,) * 300, length=4)}, Corrupt, "300 dimensions"),
         ({b"t": entry(sizes=(1 << 40,), length=1 << 42)}, Corrupt, "which has 64"),
         ({b"t": entry(dtype=7, sizes=(1 << 40,))}, Corrupt, "at least"),
         ({b"t": entry(shard=1)}, Corrupt, "shard 1 of 1"),
@@ -373,7 +412,7 @@ TWICE = entry(offset=0, length=0, more=SLICE + SLICE)
         ({GRAPH.encode(): entry()}, Corrupt, "expected one string"),
         ({b"t": entry(dtype=7, sizes=(), length=4)}, Corrupt, "at least 5"),
     ],
-    ids=range(26),
+    ids=range(27),
 )
 async def test_indexes_that_contradict(
     entries: dict[bytes, bytes],
