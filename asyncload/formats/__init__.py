@@ -1,6 +1,7 @@
 """What bytes mean: one file for each format, which turns a layout into a `Manifest`.
 
-- formats: ``_keras_archive``, ``_weights_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``
+- formats: ``_keras_archive``, ``_weights_h5``, ``_keras_sharded``, ``_keras_h5``, ``_safetensors``,
+  ``_safetensors_index``, ``_npz``
 - what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``, ``_json``
 - small reads side by side, and sizes that can be true: ``_ranges``, ``_concurrent``, ``_shape``
 """
@@ -11,6 +12,8 @@ from asyncload.errors import UnknownFormat
 from asyncload.interfaces import Format
 
 from ._keras_archive import KerasArchive
+from ._keras_h5 import KerasH5
+from ._keras_sharded import KerasSharded
 from ._npz import Npy, Npz
 from ._safetensors import Safetensors
 from ._safetensors_index import SafetensorsIndex
@@ -21,6 +24,8 @@ __all__ = ["FORMATS", "detect"]
 FORMATS: tuple[Format, ...] = (
     KerasArchive(),
     WeightsH5(),
+    KerasSharded(),
+    KerasH5(),
     SafetensorsIndex(),
     Safetensors(),
     Npz(),
