@@ -64,7 +64,8 @@ async def read_structures(
         indexing: what to work with.
         file: as `index_hdf5` takes it.
         function: called with a `_hdf5_file.OpenFile`; importable by name.
-        base, length: as `index_hdf5` takes them.
+        base: offset of the HDF5 file within the file.
+        length: its length in bytes; ``None`` for all that follows.
 
     Raises:
         Corrupt: not HDF5, damaged or truncated.

@@ -126,7 +126,7 @@ class _Describer:
         return self._read(attribute, name)[0]
 
     def _names_of(self, holder: Any, name: str) -> list[str]:
-        """Return a list of names, which Keras splits over ``name0``, ``name1``, ... if it is long."""
+        """Return a list of names; Keras splits a long one over ``name0``, ``name1``, and so on."""
         if h5a.exists(holder, name.encode()):
             return self._list(holder, name)
         names: list[str] = []

@@ -1,7 +1,7 @@
 """Sharded Keras weights: ``*.weights.json``, which says what is in which ``*.weights.h5``.
 
-``{"metadata": {"total_size": ...}, "weight_map": {"/layers/dense/vars": "m_00000.weights.h5"}}``; an
-object whose variables are in several files has a list of them (``ShardedH5IOStore`` in
+``{"metadata": {"total_size": ...}, "weight_map": {"/layers/dense/vars": "m_00000.weights.h5"}}``;
+an object whose variables are in several files has a list of them (``ShardedH5IOStore`` in
 keras/src/saving/saving_lib.py, Keras 3.15).
 """
 

@@ -136,16 +136,17 @@ class Construction:
         return await asyncio.get_running_loop().run_in_executor(self._builder, function, *args)
 
 
-_KERAS = "config.json"
-_KINDS = frozenset({_KERAS})  # documents that say what a model is made of
+_KERAS, _LEGACY = "config.json", "model_config"
+_KINDS = frozenset({_KERAS, _LEGACY})  # documents that say what a model is made of
 
 
 def _make(documents: Mapping[str, bytes], options: LoadOptions, uri: str) -> Build:
     """Return the `Build` for documents, one of which is among `_KINDS`."""
-    del documents
     from asyncload.materialize.keras import ModelBuild
+    from asyncload.materialize.keras_h5 import LegacyBuild
 
-    return ModelBuild(
+    kind = LegacyBuild if _LEGACY in documents else ModelBuild
+    return kind(
         uri=uri,
         custom_objects=options.custom_objects,
         compile=options.compile,

@@ -4,6 +4,8 @@
 - ``_trust``    what a model's config may name (pure; imports no TensorFlow)
 - ``_private``  every private API of TensorFlow and Keras that is used here, self-tested
 - ``keras``     builds a ``keras.Model`` and binds its weights
+- ``keras_h5``  the same for legacy HDF5 files
+- ``keras_into``  puts new values into a model that lives
 """
 
 __all__ = ["CannotBuildFast"]

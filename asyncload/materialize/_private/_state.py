@@ -10,9 +10,9 @@ from keras.src.layers.layer import Layer
 from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 
-from ._variables import Array, in_skeleton
+from ._variables import Array, in_load
 
-__all__ = ["StateLoader", "StateStore", "quick_walk"]
+__all__ = ["StateLoader", "StateStore", "loads_its_own_way", "quick_walk"]
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def quick_walk(stock: Callable[[Any], Iterator[tuple[str, Any]]]) -> Callable[..
     def _walk_saveable(saveable: Any) -> Iterator[tuple[str, Any]]:
         listing: Any = type(saveable).__dir__
         usual = listing is object.__dir__
-        return _walk(saveable) if in_skeleton() and usual else stock(saveable)
+        return _walk(saveable) if in_load() and usual else stock(saveable)
 
     return _walk_saveable
 
@@ -129,13 +129,17 @@ class StateLoader:
     Args:
         store: the file's weights.
         assets: the folder that holds the file's assets; ``None`` if it has none.
+        skip_mismatch: as Keras' ``load_weights`` takes it.
 
     Attributes:
         errors: what failed, as Keras collects it: id -> (object, error).
     """
 
-    def __init__(self, store: StateStore, assets: str | None) -> None:
+    def __init__(
+        self, store: StateStore, assets: str | None, *, skip_mismatch: bool = False
+    ) -> None:
         self._store = store
+        self._skip_mismatch = skip_mismatch
         self._assets = saving_lib.DiskIOStore(assets, mode="r") if assets is not None else None
         self._visited: set[int] = set()
         _class_attributes.cache_clear()
@@ -150,6 +154,7 @@ class StateLoader:
             weights_store=self._store,
             assets_store=self._assets,
             inner_path="",
+            skip_mismatch=self._skip_mismatch,
             visited_saveables=self._visited,
             failed_saveables=self._failed,
             error_msgs=self.errors,
@@ -164,13 +169,18 @@ class StateLoader:
         """
         lines: list[str] = []
         for key, (owner, _) in self.errors.items():
-            if not type(owner).load_own_variables.__module__.startswith("keras."):
+            if loads_its_own_way(owner):
                 return None
             found = _misfits(owner, self._store.groups, self.errors.paths[key])
             if not found:
                 return None
             lines.extend(found)
         return lines
+
+
+def loads_its_own_way(owner: Any) -> bool:
+    """Whether a class that is not Keras' loads the state of this object."""
+    return not type(owner).load_own_variables.__module__.startswith("keras.")
 
 
 def _misfits(owner: Any, groups: Mapping[str, Mapping[str, Array]], path: str) -> list[str]:
