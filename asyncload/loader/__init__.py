@@ -3,6 +3,7 @@
 - ``_loader``   `Loader`: owns workers, memory budget and construction thread
 - ``_load``     `Load`: one load on its way: awaitable, progress, events, counted waiters
 - ``_flow``     how a load goes: open, detect, index, read beside building, bind
+- ``_construct``, ``_into``  the construction thread's side: a new model, or one that lives
 - ``_weights``  `Weights`: what `load_weights` returns
 - ``_parts``    `map_parts`: the user's own decode in worker processes
 - ``_default``  ``asyncload.load`` and the other functions, on the running loop's own Loader

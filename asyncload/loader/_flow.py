@@ -25,7 +25,8 @@ from asyncload.sources import open_source
 from asyncload.workers import Workers
 
 from ._construct import Construction
-from ._options import LoadOptions
+from ._into import Into
+from ._options import IntoOptions, LoadOptions
 from ._parts import Decode, decode_whole
 from ._weights import Weights
 
@@ -137,6 +138,18 @@ class Flow:
                 return await self._model(manifest, construction)
             finally:
                 construction.abandon()
+
+    async def into(self, target: Any, options: IntoOptions) -> None:
+        """Give an object that lives the values that the URI holds."""
+        into = Into(target, options, self._resources.builder, uri=self.uri)
+        async with self._opened():
+            manifest = await into.choose(await self._index(_want_no_document))
+            pipeline = self._pipeline(manifest)
+            await self._reserve(manifest.nbytes + pipeline.staging)
+            with self._stage("read"):
+                arrays = await pipeline.run()
+            with self._stage("bind"):
+                await into.assign(manifest, arrays)
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:

@@ -22,7 +22,7 @@ from asyncload.workers import Workers
 
 from ._flow import Flow, Resources, first_error
 from ._load import Load
-from ._options import LoadKeywords, LoadOptions
+from ._options import IntoKeywords, IntoOptions, LoadKeywords, LoadOptions
 from ._parts import PartResult, map_parts, physical_memory
 from ._weights import Weights
 
@@ -199,6 +199,45 @@ class Loader:
         Raises: as `load` does, but for `MismatchError`.
         """
         return await self._start(uri, lambda flow: flow.weights())
+
+    async def load_into(self, target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
+        """Load new values into an object that lives: all of them, or none.
+
+        Everything is read and compared with the object before its first variable changes; what
+        fails before that, or is cancelled, leaves every value as it was. What was traced stays
+        traced. Variables change one after the other: what runs meanwhile, in another thread,
+        may see some old values and some new.
+
+        Args:
+            target: a ``keras.Model`` or ``keras.Layer`` that is built; it gets what its
+                ``load_weights`` would give it.
+            uri: of a ``.keras`` file, Keras weights (``.weights.h5``, ``.weights.json``, legacy
+                ``.h5``), or safetensors or npz whose names are the paths of the variables.
+            options: as follows.
+
+        Options:
+            by_name: from a legacy ``.h5``, load layers by their names and not their positions;
+                those that have no namesake in the file stay as they are.
+            skip_mismatch: leave what does not fit as it is, with a warning.
+            verify: compare the checksums that a checkpoint has of its tensors.
+
+        Raises:
+            SourceError: the bytes could not be had.
+            FormatError: they are not what they should be, or cannot be loaded into anything.
+            MismatchError: file and target do not fit; names everything that does not.
+            TypeError: the target is of a kind that the file cannot be loaded into.
+            WorkerCrashed, MemoryLimitExceeded, LoaderClosed: as `load`.
+        """
+        made = IntoOptions(**options)
+        load = self._start(uri, lambda flow: flow.into(target, made))
+        try:
+            await load
+        except asyncio.CancelledError:
+            # Whoever gets this may look at the target: nothing may change it any more.
+            with anyio.CancelScope(shield=True):
+                async for _ in load.events():
+                    pass
+            raise
 
     async def inspect(self, uri: URI) -> Manifest:
         """Read the index of a file, and none of its tensors.

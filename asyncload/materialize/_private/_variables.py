@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-# .unbound: variables of the Skeleton that is active on this thread; .recording: whether a Recording is
+# Of this thread: .unbound, the variables of the Skeleton that is active, and .recording.
 here = threading.local()
 
 
