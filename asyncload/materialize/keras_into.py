@@ -10,6 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import keras
@@ -104,11 +105,12 @@ class StateAssignment(_Assignment):
 
     def assign(self, documents: Mapping[str, bytes], arrays: Mapping[str, Array]) -> None:
         """See `_Assignment.assign`."""
-        try:
-            super().assign(documents, arrays)
-        except _NeedsItsOwnWay:
-            with turn(self._scopes):
-                self._assign_in_place(arrays)
+        # Otherwise Keras' own walk makes variables on its way, which a Recording forbids.
+        if _private.fast_path():
+            with suppress(_NeedsItsOwnWay):
+                return super().assign(documents, arrays)
+        with turn(self._scopes):
+            return self._assign_in_place(arrays)
 
     def _load(self, documents: Mapping[str, bytes], arrays: Mapping[str, Array]) -> None:
         del documents
@@ -145,7 +147,7 @@ class StateAssignment(_Assignment):
 
 
 class _NeedsItsOwnWay(Exception):
-    """A class of the caller's own could not load within a `Recording`."""
+    """The state cannot be loaded within a `Recording`."""
 
 
 class LegacyAssignment(_Assignment):

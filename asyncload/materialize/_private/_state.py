@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from keras.src.backend.common import global_state
 from keras.src.layers.layer import Layer
 from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
@@ -17,7 +18,13 @@ __all__ = ["StateLoader", "StateStore", "loads_its_own_way", "quick_walk"]
 
 @functools.cache
 def _skipset(kind: str) -> frozenset[str]:
-    return frozenset(saving_lib.get_attr_skipset(kind))
+    # Keras makes an object of the kind to see what it has, and a Recording allows no new variables.
+    scope = global_state.get_global_attribute("stateless_scope")
+    global_state.set_global_attribute("stateless_scope", None)
+    try:
+        return frozenset(saving_lib.get_attr_skipset(kind))
+    finally:
+        global_state.set_global_attribute("stateless_scope", scope)
 
 
 @functools.cache  # for one load: a program may add attributes to its classes between two
