@@ -12,14 +12,14 @@ from asyncload.errors import UnknownFormat
 from asyncload.interfaces import Format
 
 from ._keras_archive import KerasArchive
-from ._keras_h5 import KerasH5
+from ._keras_h5 import KerasH5, without_legacy_optimizer
 from ._keras_sharded import KerasSharded
 from ._npz import Npy, Npz
 from ._safetensors import Safetensors
 from ._safetensors_index import SafetensorsIndex
 from ._weights_h5 import WeightsH5
 
-__all__ = ["FORMATS", "detect"]
+__all__ = ["FORMATS", "detect", "without_legacy_optimizer"]
 
 FORMATS: tuple[Format, ...] = (
     KerasArchive(),

@@ -8,6 +8,7 @@ name, in an order that means them: trainable ones first
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -18,10 +19,11 @@ from asyncload.manifest import Manifest
 from ._hdf5 import MAGIC, index_hdf5, read_structures
 from ._weights_h5 import WeightsH5
 
-__all__ = ["KerasH5"]
+__all__ = ["KerasH5", "without_legacy_optimizer"]
 
 _SUFFIXES = (".h5", ".hdf5")
 _ORDER = "weight_names"
+_OPTIMIZER = "optimizer_weights/"
 
 
 class KerasH5:
@@ -54,6 +56,14 @@ class KerasH5:
             tensors=tensors,
             documents=documents,
         )
+
+
+def without_legacy_optimizer(manifest: Manifest) -> Manifest:
+    """Leave out an optimizer's state, often two thirds of a file, where nothing asks for it."""
+    if manifest.format != KerasH5.name:
+        return manifest
+    kept = {n: entry for n, entry in manifest.tensors.items() if not n.startswith(_OPTIMIZER)}
+    return dataclasses.replace(manifest, tensors=kept)
 
 
 def _describe(file: Any) -> dict[str, bytes] | None:

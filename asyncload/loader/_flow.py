@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from asyncload.errors import UnknownFormat
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
-from asyncload.formats import detect
+from asyncload.formats import detect, without_legacy_optimizer
 from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
@@ -132,7 +132,7 @@ class Flow:
                 options, self._resources.builder, uri=self.uri, emit=self._emit
             )
             try:
-                manifest = await self._index(construction.begin)
+                manifest = await self._index(construction.begin, legacy_optimizer=options.compile)
                 if not construction.begun:
                     return await self._read_weights(manifest)
                 return await self._model(manifest, construction)
@@ -143,7 +143,9 @@ class Flow:
         """Give an object that lives the values that the URI holds."""
         into = Into(target, options, self._resources.builder, uri=self.uri)
         async with self._opened():
-            manifest = await into.choose(await self._index(_want_no_document))
+            # As in load_weights, by which a legacy optimizer's state would go anywhere.
+            manifest = await self._index(_want_no_document, legacy_optimizer=False)
+            await into.choose(manifest)
             pipeline = self._pipeline(manifest)
             await self._reserve(manifest.nbytes + pipeline.staging)
             with self._stage("read"):
@@ -166,9 +168,13 @@ class Flow:
 
     # --- the stages --------------------------------------------------------------------
 
-    async def _index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
+    async def _index(
+        self, publish: Callable[[Mapping[str, bytes]], None], *, legacy_optimizer: bool = True
+    ) -> Manifest:
         with self._stage("index"):
             manifest = await self._find_index(publish)
+        if not legacy_optimizer:
+            manifest = without_legacy_optimizer(manifest)
         self._emit(
             Indexed(
                 uri=self.uri,

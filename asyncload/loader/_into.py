@@ -7,7 +7,6 @@ new one gets a line in `_make`.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
@@ -58,11 +57,8 @@ class Into:
         self._uri = uri
         self._assignment: Assignment | None = None
 
-    async def choose(self, manifest: Manifest) -> Manifest:
+    async def choose(self, manifest: Manifest) -> None:
         """Find how this file goes into the object, before its tensors are read.
-
-        Returns:
-            The manifest, with those tensors alone that are needed.
 
         Raises:
             FormatError: what the file is cannot be loaded into anything, or not this way.
@@ -71,7 +67,6 @@ class Into:
         self._assignment = await self._on_thread(
             _make, self._target, manifest, self._options, self._uri
         )
-        return _needed(manifest)
 
     async def assign(self, manifest: Manifest, arrays: Mapping[str, Array]) -> None:
         """Give the object its new values; see `Assignment.assign`.
@@ -97,15 +92,6 @@ class Into:
 _STATE = frozenset({"keras", "keras-weights", "keras-sharded"})
 _NAMED = frozenset({"safetensors", "safetensors-index", "npz"})
 _LEGACY = "keras-h5"
-_OPTIMIZER = "optimizer_weights/"
-
-
-def _needed(manifest: Manifest) -> Manifest:
-    if manifest.format != _LEGACY:
-        return manifest
-    # As in load_weights: by position, these could go into other variables than their own.
-    tensors = {n: entry for n, entry in manifest.tensors.items() if not n.startswith(_OPTIMIZER)}
-    return dataclasses.replace(manifest, tensors=tensors)
 
 
 def _make(target: Any, manifest: Manifest, options: IntoOptions, uri: str) -> Assignment:

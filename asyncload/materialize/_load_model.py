@@ -31,7 +31,8 @@ def load_stock(path: str, *, uri: str, **options: Any) -> Any:
     except Exception as error:
         raise FormatError(
             f"Keras {keras.__version__} cannot load this model: {summary(error)}. If it uses "
-            "classes of your own, check their from_config and build; if it was saved by another "
-            "version of Keras, load it with that one.",
+            "classes of your own, check their from_config and build; if it is about losses or "
+            "metrics, pass compile=False; if it was saved by another version of Keras, load it "
+            "with that one.",
             uri=uri,
         ) from error

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from asyncload.errors import MismatchError
+from asyncload.errors import FormatError, MismatchError
 
 from . import CannotBuildFast, _private
 from ._config import parse_config, parse_object
@@ -69,7 +69,11 @@ class LegacyBuild:
         """
         self._check(parse_config(documents[_CONFIG], _CONFIG, self._uri))
         if self._compile and _TRAINING in documents:
-            self._check(parse_object(documents[_TRAINING], _TRAINING, self._uri))
+            try:
+                self._check(parse_object(documents[_TRAINING], _TRAINING, self._uri))
+            except FormatError as error:
+                error.message += " Or pass compile=False: this is about the model's training."
+                raise
             self._training = documents[_TRAINING]
         self._order = parse_order(documents[_ORDER])
         if not _private.fast_path():
