@@ -142,7 +142,7 @@ async def test_bfloat16_which_stock_cannot_load(tmp_path: Path, loader: Watched)
 
 
 async def test_a_subclassed_model_is_not_built_as_in_stock(folder: Path, loader: Watched) -> None:
-    options = {"custom_objects": {"Subclassed": Subclassed}, "compile": False}
+    options: dict[str, Any] = {"custom_objects": {"Subclassed": Subclassed}, "compile": False}
     with pytest.raises(ValueError, match="mismatch"):
         keras.models.load_model(folder / "subclassed.h5", **options)
     with pytest.raises(MismatchError, match="layers with weights"):
