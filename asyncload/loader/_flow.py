@@ -145,11 +145,12 @@ class Flow:
         async with self._opened():
             # As in load_weights, by which a legacy optimizer's state would go anywhere.
             manifest = await self._index(_want_no_document, legacy_optimizer=False)
-            await into.choose(manifest)
             pipeline = self._pipeline(manifest)
             await self._reserve(manifest.nbytes + pipeline.staging)
-            with self._stage("read"):
-                arrays = await pipeline.run()
+            async with first_error() as group:
+                group.start_soon(into.choose, manifest)  # the thread may be building a model
+                with self._stage("read"):
+                    arrays = await pipeline.run()
             with self._stage("bind"):
                 await into.assign(manifest, arrays)
 

@@ -58,7 +58,7 @@ class Into:
         self._assignment: Assignment | None = None
 
     async def choose(self, manifest: Manifest) -> None:
-        """Find how this file goes into the object, before its tensors are read.
+        """Find how this file goes into the object.
 
         Raises:
             FormatError: what the file is cannot be loaded into anything, or not this way.
@@ -101,20 +101,23 @@ def _make(target: Any, manifest: Manifest, options: IntoOptions, uri: str) -> As
         FormatError: there is none, or not with these options.
         TypeError: the object is of a kind that the file cannot be loaded into.
     """
-    form = manifest.format
-    if form not in _STATE | _NAMED | {_LEGACY}:
+    if options.by_name and manifest.format != _LEGACY:
         raise FormatError(
-            f"is of format {form}, which cannot be loaded into an object. Into a Keras model or "
-            "layer load a .keras, .weights.h5, .weights.json or legacy .h5 file, or safetensors or "
-            "npz whose names are the paths of the variables.",
+            f"is of format {manifest.format}; by_name=True is for legacy HDF5 files, whose weights "
+            "are told by their position. Leave it out.",
             uri=uri,
         )
-    if options.by_name and form != _LEGACY:
-        raise FormatError(
-            f"is of format {form}; by_name=True is for legacy HDF5 files, whose weights are told "
-            "by their position. Leave it out.",
-            uri=uri,
-        )
+    if manifest.format in _STATE | _NAMED | {_LEGACY}:
+        return _make_keras(target, manifest.format, options, uri)
+    raise FormatError(
+        f"is of format {manifest.format}, which cannot be loaded into an object. Into a Keras "
+        "model or layer load a .keras, .weights.h5, .weights.json or legacy .h5 file, or "
+        "safetensors or npz whose names are the paths of the variables.",
+        uri=uri,
+    )
+
+
+def _make_keras(target: Any, form: str, options: IntoOptions, uri: str) -> Assignment:
     # Imports TensorFlow, if the program has not.
     from asyncload.materialize.keras_into import (
         LegacyAssignment,

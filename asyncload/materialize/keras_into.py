@@ -80,7 +80,7 @@ class _Assignment(ABC):
         with turn(self._scopes):
             snapshot = _private.Snapshot(self._target)
             try:
-                with _private.recording() as recorded:
+                with _private.recording(quick=_private.fast_path()) as recorded:
                     self._load(documents, arrays)
                 recorded.commit()
             except BaseException:

@@ -613,7 +613,6 @@ async def test_without_the_fast_path(
     loader: asyncload.Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_private, "fast_path", lambda: False)
-    monkeypatch.setattr(_private._assign, "fast_path", lambda: False)
     model = dense()
     train(model)
     for suffix in (".weights.h5", ".h5"):

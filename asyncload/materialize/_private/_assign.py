@@ -11,7 +11,6 @@ import tensorflow as tf
 from keras.src.layers.layer import Layer
 from tensorflow.python.ops import gen_resource_variable_ops, resource_variable_ops
 
-from ._selftest import fast_path
 from ._variables import here
 
 __all__ = ["Recording", "Snapshot", "recording"]
@@ -22,8 +21,7 @@ _Variable = resource_variable_ops.ResourceVariable
 class Recording(keras.StatelessScope):  # type: ignore[misc]
     """Values that were assigned to Keras variables on this thread, and are not in them yet.
 
-    While it is active, what reads a variable on this thread sees its new value. Arrays of a
-    variable's dtype, 64-byte-aligned, are shared, not copied.
+    While it is active, what reads a variable on this thread sees its new value.
     """
 
     def __init__(self) -> None:
@@ -50,10 +48,15 @@ class Recording(keras.StatelessScope):  # type: ignore[misc]
 
 
 @contextmanager
-def recording() -> Iterator[Recording]:
-    """Record on this thread what is assigned to Keras variables, until the block ends."""
+def recording(*, quick: bool) -> Iterator[Recording]:
+    """Record on this thread what is assigned to Keras variables, until the block ends.
+
+    Args:
+        quick: whether arrays are shared, and a model's state is walked as in a `Skeleton`;
+            otherwise Keras copies each array.
+    """
     outer = getattr(here, "recording", False)
-    here.recording = fast_path()  # else Keras copies each array, and all the rest is the same
+    here.recording = quick
     try:
         with Recording() as recorded:
             yield recorded
