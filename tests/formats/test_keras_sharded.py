@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, NotFound, TooLarge, Unsafe
 from asyncload.formats import _keras_sharded
@@ -163,3 +166,26 @@ async def test_a_map_past_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "m.weights.json"
     save(path)
     await refused(path, TooLarge, "the limit is 10")
+
+
+NAMES = st.sampled_from(["a", "b", "..", "x/y", "", "\0"])
+MAPS = st.dictionaries(
+    st.sampled_from(["/a/vars", "/b/vars", "/vars"]),
+    st.one_of(NAMES, st.lists(NAMES, max_size=3), st.integers(), st.none()),
+)
+
+
+@given(MAPS | st.none() | st.lists(st.integers()) | st.text(), st.text())
+def test_any_map_is_plain_names_or_an_error(weight_map: Any, more: str) -> None:
+    text = json.dumps({"weight_map": weight_map, more: more}).encode()
+    with suppress(FormatError):
+        for path, names in _keras_sharded.parse_map(text, "m").items():
+            assert path in weight_map
+            assert names
+            assert set(names) <= {"a", "b"}
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_map_or_an_error(text: bytes) -> None:
+    with suppress(FormatError):
+        _keras_sharded.parse_map(text, "m")
