@@ -94,10 +94,11 @@ class Plan:
         pairs = []
         for variable, path in zip(variables, paths, strict=True):
             value = _typed(arrays[path], variable)
-            if tuple(variable.shape) == value.shape:
+            numbers = value.dtype.type is not np.void
+            if numbers and tuple(variable.shape) == value.shape:
                 pairs.append((variable, value))
                 continue
-            (self.skipped if skip_shape else self.misfits).append(
+            (self.skipped if skip_shape and numbers else self.misfits).append(
                 f"{path}: {variable.path} has {tuple(variable.shape)} {variable.dtype}, the file "
                 f"has {value.shape} {value.dtype}"
             )
@@ -182,7 +183,9 @@ def _typed(value: Array, variable: Any) -> Array:
     if value.dtype.type is not np.void:
         return value
     meant = numpy_dtype(variable.dtype)
-    return value.view(meant) if value.dtype.itemsize == meant.itemsize else value
+    of_ml_dtypes = meant.isbuiltin == 2
+    fits = value.dtype.itemsize == meant.itemsize
+    return value.view(meant) if of_ml_dtypes and fits else value
 
 
 def _other_layers(names: Sequence[str], saved: Sequence[tuple[str, Sequence[str]]]) -> str:

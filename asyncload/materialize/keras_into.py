@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import keras
+import numpy as np
 import numpy.typing as npt
 
 from asyncload.errors import MismatchError
@@ -206,7 +207,7 @@ class NamedAssignment(_Assignment):
         have = f"{variable.path} has {tuple(variable.shape)} {variable.dtype}"
         if array is None:
             return [f"{have}, the file has no such tensor"] if required else []
-        if tuple(variable.shape) != array.shape:
+        if tuple(variable.shape) != array.shape or array.dtype.type is np.void:
             return [f"{have}, the file has {array.shape} {array.dtype}"]
         variable.assign(array)
         return []

@@ -541,6 +541,21 @@ async def test_cancelled_before_the_thread_is_free(
         free.set()
 
 
+async def test_what_is_no_number(loader: asyncload.Loader, tmp_path: Path) -> None:
+    model = dense()
+    weights = {
+        name: {"k:0": np.zeros(shape, "V4"), "b:0": np.ones(shape[1], "f4")}
+        for name, shape in (("first", (3, 4)), ("second", (4, 2)))
+    }
+    path = keras_2.save_weights(tmp_path / "m.h5", weights)
+    with unchanged(model), pytest.raises(MismatchError, match=r"V4.*\n.*V4"):
+        await loader.load_into(model, path)
+    named: dict[str, Any] = {weight.path: weight.numpy().view("V4") for weight in model.weights}
+    np.savez(tmp_path / "m.npz", **named)
+    with unchanged(model), pytest.raises((MismatchError, FormatError)):
+        await loader.load_into(model, tmp_path / "m.npz")
+
+
 async def test_a_loader_that_is_closed(tmp_path: Path) -> None:
     model = dense()
     model.save_weights(tmp_path / "m.weights.h5")
