@@ -12,8 +12,8 @@ import pytest
 import asyncload
 
 NAMES = (
-    "load", "load_weights", "inspect", "stream", "prefetch", "load_many", "map_parts", "aclose",
-    "Loader", "Load", "Weights", "Manifest", "Progress", "AsyncloadError",
+    "load", "load_into", "load_weights", "inspect", "stream", "prefetch", "load_many", "map_parts",
+    "aclose", "Loader", "Load", "Weights", "Manifest", "Progress", "AsyncloadError",
 )  # fmt: skip
 
 

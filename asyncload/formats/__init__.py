@@ -1,7 +1,7 @@
 """What bytes mean: one file for each format, which turns a layout into a `Manifest`.
 
-- formats: ``_keras_archive``, ``_weights_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``,
-  ``_tensor_bundle``, ``_saved_model``
+- formats: ``_keras_archive``, ``_weights_h5``, ``_keras_sharded``, ``_keras_h5``, ``_safetensors``,
+  ``_safetensors_index``, ``_npz``, ``_tensor_bundle``, ``_saved_model``
 - what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``,
   ``_json``, ``_protobuf``, ``_checkpoint_state``; ``_bundle_index`` with ``_leveldb`` and
   ``_ordered_code``
@@ -17,6 +17,8 @@ from asyncload.interfaces import Format
 
 from ._checkpoint_state import STATE_FILE
 from ._keras_archive import KerasArchive
+from ._keras_h5 import KerasH5, without_legacy_optimizer
+from ._keras_sharded import KerasSharded
 from ._npz import Npy, Npz
 from ._safetensors import Safetensors
 from ._safetensors_index import SafetensorsIndex
@@ -24,13 +26,23 @@ from ._saved_model import SAVED_MODEL, WARMUP_REQUESTS, SavedModel
 from ._tensor_bundle import INDEX_SUFFIX, TensorBundle
 from ._weights_h5 import WeightsH5
 
-__all__ = ["FOLDERS", "FORMATS", "PREFIXES", "WARMUP_REQUESTS", "detect", "detect_folder"]
+__all__ = [
+    "FOLDERS",
+    "FORMATS",
+    "PREFIXES",
+    "WARMUP_REQUESTS",
+    "detect",
+    "detect_folder",
+    "without_legacy_optimizer",
+]
 
 _SAVED_MODEL, _TENSOR_BUNDLE = SavedModel(), TensorBundle()
 
 FORMATS: tuple[Format, ...] = (
     KerasArchive(),
     WeightsH5(),
+    KerasSharded(),
+    KerasH5(),
     SafetensorsIndex(),
     Safetensors(),
     Npz(),

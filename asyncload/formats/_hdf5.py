@@ -6,13 +6,18 @@ and take 50 ms for a thousand datasets (`_hdf5_walk`). It reads no dataset's dat
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from asyncload.errors import FormatError
 from asyncload.interfaces import Indexing
 from asyncload.manifest import Chunk, Chunked, Encoding, Inline, Reorder, TensorEntry
 
 from ._hdf5_rows import RawEncoding, Row
 
-__all__ = ["MAGIC", "index_hdf5"]
+__all__ = ["MAGIC", "index_hdf5", "read_structures"]
+
+Result = TypeVar("Result")
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -41,17 +46,42 @@ async def index_hdf5(
         FormatError: a dataset's type makes no tensor.
         SourceChanged: the file is another now than the one that was opened.
     """
+    rows = await read_structures(indexing, file, _walk, base=base, length=length)
+    return await indexing.workers.run_in_thread(_entries, rows, file, base)
+
+
+async def read_structures(
+    indexing: Indexing,
+    file: int,
+    function: Callable[..., Result],
+    *,
+    base: int = 0,
+    length: int | None = None,
+) -> Result:
+    """Call ``function`` with an HDF5 file, open, in a worker process.
+
+    Args:
+        indexing: what to work with.
+        file: as `index_hdf5` takes it.
+        function: called with a `_hdf5_file.OpenFile`; importable by name.
+        base: offset of the HDF5 file within the file.
+        length: its length in bytes; ``None`` for all that follows.
+
+    Raises:
+        Corrupt: not HDF5, damaged or truncated.
+        TooLarge: it takes too long, or too much memory.
+        SourceChanged: the file is another now than the one that was opened.
+        FormatError: what ``function`` raised.
+    """
     reader = indexing.files.readers[file]
     length = reader.size - base if length is None else length
     try:
         if reader.path is None:
             content = await reader.read(base, length)
-            rows = await indexing.workers.run(_walk_bytes, content, reader.uri)
-        else:
-            rows = await indexing.workers.run(
-                _walk_file, reader.path, reader.version, base, length, reader.uri
-            )
-        return await indexing.workers.run_in_thread(_entries, rows, file, base)
+            return await indexing.workers.run(_in_bytes, function, content, reader.uri)
+        return await indexing.workers.run(
+            _in_path, function, reader.path, reader.version, base, length, reader.uri
+        )
     except FormatError as error:
         # What the workers raise by themselves, such as TooLarge, knows no file.
         if error.uri is None:
@@ -62,16 +92,24 @@ async def index_hdf5(
 # h5py takes 0.1 s to import, which only the workers need pay.
 
 
-def _walk_file(path: str, version: str, base: int, length: int, uri: str) -> list[Row]:
-    from ._hdf5_walk import walk_file
+def _in_path(function: Callable[..., Result], *where: Any) -> Result:
+    from ._hdf5_file import open_path
 
-    return walk_file(path, version, base, length, uri)
+    with open_path(*where) as file:
+        return function(file)
 
 
-def _walk_bytes(content: bytes, uri: str) -> list[Row]:
-    from ._hdf5_walk import walk_bytes
+def _in_bytes(function: Callable[..., Result], content: bytes, uri: str) -> Result:
+    from ._hdf5_file import open_bytes
 
-    return walk_bytes(content, uri)
+    with open_bytes(content, uri) as file:
+        return function(file)
+
+
+def _walk(file: Any) -> list[Row]:
+    from ._hdf5_walk import walk
+
+    return walk(file)
 
 
 def _entries(rows: list[Row], file: int, base: int) -> dict[str, TensorEntry]:

@@ -1,19 +1,19 @@
-"""HDF5 files of plain datasets: Keras' ``*.weights.h5``, and any other."""
+"""HDF5 files of plain datasets: Keras' ``*.weights.h5``, and others that Keras did not write."""
 
 from __future__ import annotations
 
 from asyncload.interfaces import Indexing
 from asyncload.manifest import Manifest
 
-from ._hdf5 import MAGIC, index_hdf5
+from ._hdf5 import index_hdf5
 
 __all__ = ["WeightsH5"]
 
-_SUFFIXES = (".weights.h5", ".h5", ".hdf5")
+_SUFFIX = ".weights.h5"
 
 
 class WeightsH5:
-    """Format of ``*.weights.h5``, and of HDF5 files by other names.
+    """Format of ``*.weights.h5``.
 
     Tensors are named by the path of their dataset (``layers/dense/vars/0``).
     """
@@ -22,8 +22,9 @@ class WeightsH5:
     costly = True
 
     def matches(self, name: str, head: bytes) -> bool:
-        """Whether the name is that of an HDF5 file, or the bytes begin as one."""
-        return name.endswith(_SUFFIXES) or head.startswith(MAGIC)
+        """Whether the name ends in ``.weights.h5``."""
+        del head  # other HDF5 files begin alike
+        return name.endswith(_SUFFIX)
 
     async def index(self, indexing: Indexing) -> Manifest:
         """Index the file."""

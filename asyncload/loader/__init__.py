@@ -5,6 +5,8 @@
 - ``_flow``     how a load goes: open, index, read beside building, bind
 - ``_find``     what a URI names: file, folder or prefix, and of which format
 - ``_recall``   the index cache, as a load sees it; ``_index_cache``, ``_index_entry``: its files
+- ``_construct``, ``_into``  the construction thread's side: a new model, or one that lives
+- ``_stock``    files as paths on disk, for loaders that read nothing else
 - ``_weights``  `Weights`: what `load_weights` returns
 - ``_parts``    `map_parts`: the user's own decode in worker processes
 - ``_default``  ``asyncload.load`` and the other functions, on the running loop's own Loader

@@ -34,8 +34,8 @@ Wanted = tuple[Names, Names]
 
 # Documents that say what a model is made of, and whether that decides which tensors are read.
 # Where it does not, reads need not wait until TensorFlow is imported.
-_KERAS, _SAVED_MODEL = "config.json", "saved_model.pb"
-_SELECTIVE = {_KERAS: False, _SAVED_MODEL: True}
+_KERAS, _LEGACY, _SAVED_MODEL = "config.json", "model_config", "saved_model.pb"
+_SELECTIVE = {_KERAS: False, _LEGACY: False, _SAVED_MODEL: True}
 
 
 class Build(Protocol):
@@ -241,12 +241,13 @@ class _Maker:
     notice: Callable[[str], None]
 
     def build(self, kind: str) -> Build:
-        return self._keras() if kind == _KERAS else self._saved_model()
+        return self._saved_model() if kind == _SAVED_MODEL else self._keras(kind)
 
-    def _keras(self) -> Build:
+    def _keras(self, kind: str) -> Build:
         from asyncload.materialize.keras import ModelBuild
+        from asyncload.materialize.keras_h5 import LegacyBuild
 
-        return ModelBuild(
+        return (LegacyBuild if kind == _LEGACY else ModelBuild)(
             uri=self.source.uri,
             custom_objects=self.options.custom_objects,
             compile=self.options.compile,

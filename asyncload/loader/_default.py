@@ -11,7 +11,7 @@ from asyncload.manifest import Manifest
 
 from ._load import Load
 from ._loader import URI, Array, Loader
-from ._options import LoadKeywords
+from ._options import IntoKeywords, LoadKeywords
 from ._parts import PartResult
 from ._weights import Weights
 
@@ -19,6 +19,7 @@ __all__ = [
     "aclose",
     "inspect",
     "load",
+    "load_into",
     "load_many",
     "load_weights",
     "map_parts",
@@ -53,6 +54,11 @@ def prefetch(uri: URI, **options: Unpack[LoadKeywords]) -> Load[Any]:
 async def load(uri: URI, **options: Unpack[LoadKeywords]) -> Any:
     """Load what a URI holds, on the running loop's Loader; see `Loader.load`."""
     return await _loader().load(uri, **options)
+
+
+async def load_into(target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
+    """Load new values into an object, on the running loop's Loader; see `Loader.load_into`."""
+    await _loader().load_into(target, uri, **options)
 
 
 async def load_weights(uri: URI, *, verify: bool = True) -> Weights:

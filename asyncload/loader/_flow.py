@@ -20,7 +20,7 @@ import anyio
 import numpy.typing as npt
 
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
-from asyncload.formats import WARMUP_REQUESTS
+from asyncload.formats import WARMUP_REQUESTS, without_legacy_optimizer
 from asyncload.interfaces import Indexing, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
@@ -33,9 +33,11 @@ from asyncload.workers import Workers
 from ._construct import Construction
 from ._find import find_format
 from ._index_cache import IndexCache
-from ._options import LoadOptions
+from ._into import Into
+from ._options import IntoOptions, LoadOptions
 from ._parts import Decode, decode_whole
 from ._recall import Recall, Work
+from ._stock import checkpoint_on_disk
 from ._weights import Weights
 
 __all__ = ["Flow", "Resources", "first_error"]
@@ -150,7 +152,7 @@ class Flow:
                 emit=self._emit,
             )
             try:
-                manifest = await self._index(construction.begin)
+                manifest = await self._index(construction.begin, legacy_optimizer=options.compile)
                 if not construction.begun:
                     return await self._read_weights(manifest, options.verify)
                 model = await self._model(manifest, construction, options.verify)
@@ -159,6 +161,25 @@ class Flow:
                 return model
             finally:
                 construction.abandon()
+
+    async def into(self, target: Any, options: IntoOptions) -> None:
+        """Give an object that lives the values that the URI holds."""
+        into = Into(target, options, self._resources.builder, uri=self.uri)
+        async with self._opened():
+            # As in load_weights, by which a legacy optimizer's state would go anywhere.
+            manifest = await self._index(_want_no_document, legacy_optimizer=False)
+            pipeline = await self._pipeline(manifest, verify=options.verify)
+            async with first_error() as group:
+                group.start_soon(into.choose, manifest)  # the thread may be building a model
+                with self._stage("read"):
+                    arrays = await pipeline.run()
+            with self._stage("bind"):
+                try:
+                    await into.assign(manifest, arrays)
+                except CannotBuildFast as reason:
+                    self._emit(FellBack(uri=self.uri, reason=str(reason)))
+                    async with checkpoint_on_disk(self._source, self._files.readers) as prefix:
+                        await into.load_stock(prefix)
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
@@ -175,14 +196,17 @@ class Flow:
 
     # --- the stages --------------------------------------------------------------------
 
-    async def _index(self, publish: Callable[[Mapping[str, bytes]], None]) -> Manifest:
+    async def _index(
+        self, publish: Callable[[Mapping[str, bytes]], None], *, legacy_optimizer: bool = True
+    ) -> Manifest:
         with self._stage("index"):
             chosen, reader = await find_format(self._source)
             self._files.add(reader)
             indexing = Indexing(
                 self._source, self._files, self._resources.workers, self._unpack, publish
             )
-            return await self._recall.index(chosen, indexing)
+            manifest = await self._recall.index(chosen, indexing)
+        return manifest if legacy_optimizer else without_legacy_optimizer(manifest)
 
     def _announce(self, manifest: Manifest, nbytes: int, tensors: int) -> None:
         """Report the index, once it is known how much of what it lists will be read."""

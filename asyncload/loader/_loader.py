@@ -24,7 +24,7 @@ from asyncload.workers import Workers
 from ._flow import Flow, Resources, first_error
 from ._index_cache import IndexCache
 from ._load import Load
-from ._options import LoadKeywords, LoadOptions
+from ._options import IntoKeywords, IntoOptions, LoadKeywords, LoadOptions
 from ._parts import PartResult, map_parts, physical_memory
 from ._recall import Work
 from ._weights import Weights
@@ -220,6 +220,49 @@ class Loader:
         Raises: as `load` does, but for `MismatchError`.
         """
         return await self._start(uri, lambda flow: flow.weights(verify=verify))
+
+    async def load_into(self, target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
+        """Load new values into an object that lives: all of them, or none.
+
+        Everything is read and compared with the object before its first variable changes; what
+        fails before that, or is cancelled, leaves every value as it was. What was traced stays
+        traced. Variables change one after the other: what runs meanwhile, in another thread,
+        may see some old values and some new.
+
+        Args:
+            target: a ``keras.Model`` or ``keras.Layer`` that is built; it gets what its
+                ``load_weights`` would give it. For checkpoints, anything that
+                ``tf.train.Checkpoint`` takes, its variables made, its optimizers built.
+            uri: of a ``.keras`` file, Keras weights (``.weights.h5``, ``.weights.json``, legacy
+                ``.h5``), safetensors or npz whose names are the paths of the variables, a
+                checkpoint or a SavedModel.
+            options: as follows.
+
+        Options:
+            by_name: from a legacy ``.h5``, load layers by their names and not their positions;
+                those that have no namesake in the file stay as they are.
+            skip_mismatch: from a file of Keras, leave what does not fit as it is, with a warning.
+            partial: from a checkpoint, restore what both have, as ``expect_partial`` of
+                TensorFlow's ``restore`` does; by default each has to have all of the other.
+            verify: compare the checksums that a checkpoint has of its tensors.
+
+        Raises:
+            SourceError: the bytes could not be had.
+            FormatError: they are not what they should be, or cannot be loaded into anything.
+            MismatchError: file and target do not fit; names everything that does not.
+            TypeError: the target is of a kind that the file cannot be loaded into.
+            WorkerCrashed, MemoryLimitExceeded, LoaderClosed: as `load`.
+        """
+        made = IntoOptions(**options)
+        load = self._start(uri, lambda flow: flow.into(target, made))
+        try:
+            await load
+        except asyncio.CancelledError:
+            # Whoever gets this may look at the target: nothing may change it any more.
+            with anyio.CancelScope(shield=True):
+                async for _ in load.events():
+                    pass
+            raise
 
     async def inspect(self, uri: URI) -> Manifest:
         """Read the index of a file, and none of its tensors.

@@ -1,4 +1,4 @@
-"""How a model is to be made: the options of `Loader.load`, and their defaults."""
+"""How things are to be loaded: options of `Loader.load` and `load_into`, and their defaults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-__all__ = ["LoadKeywords", "LoadOptions"]
+__all__ = ["IntoKeywords", "IntoOptions", "LoadKeywords", "LoadOptions"]
 
 Scopes = Callable[[], AbstractContextManager[None]]
 
@@ -56,3 +56,27 @@ class LoadOptions:
     def warms_up(self) -> bool:
         """Whether the model is to be called before it is handed over."""
         return self.warmup is not None and self.warmup is not False
+
+
+class IntoKeywords(TypedDict, total=False):
+    """The keyword arguments of `Loader.load_into`, where they are described."""
+
+    by_name: bool
+    skip_mismatch: bool
+    partial: bool
+    verify: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntoOptions:
+    """See `Loader.load_into`.
+
+    Attributes:
+        scopes: enters, on the construction thread, the Keras scopes of whoever asked.
+    """
+
+    by_name: bool = False
+    skip_mismatch: bool = False
+    partial: bool = False
+    verify: bool = True
+    scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)

@@ -11,8 +11,9 @@ import anyio
 
 from asyncload.interfaces import Reader, Source
 
-__all__ = ["on_disk", "own_path"]
+__all__ = ["checkpoint_on_disk", "on_disk", "own_path"]
 
+_INDEX_SUFFIX = ".index"
 _COPY = 8 << 20  # bytes read at a time
 
 
@@ -38,6 +39,25 @@ async def on_disk(source: Source, readers: Sequence[Reader], suffix: str) -> Asy
         for reader in readers:
             await _copy(reader, folder / reader.name if reader.name else path)
         yield str(path)
+
+
+@asynccontextmanager
+async def checkpoint_on_disk(source: Source, readers: Sequence[Reader]) -> AsyncIterator[str]:
+    """Give the prefix of a checkpoint's files; valid until the block ends.
+
+    Args:
+        source: where the URI points.
+        readers: its files; its index is among them.
+    """
+    index = next(each for each in readers if (each.name or source.name).endswith(_INDEX_SUFFIX))
+    if source.local and index.path is not None:
+        yield index.path.removesuffix(_INDEX_SUFFIX)
+        return
+    with tempfile.TemporaryDirectory(prefix="asyncload-") as temporary:
+        folder = anyio.Path(temporary)
+        for reader in readers:
+            await _copy(reader, folder / (reader.name or source.name))
+        yield str(folder / (index.name or source.name).removesuffix(_INDEX_SUFFIX))
 
 
 def own_path(source: Source, first: Reader) -> str | None:

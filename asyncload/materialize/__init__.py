@@ -1,10 +1,12 @@
 """Tensors and documents become models. The only room that imports TensorFlow and Keras.
 
 - ``quiet``       how a load keeps the garbage collector and the thread switch out of the loop's way
+- ``_turn``       one build at a time, in the scopes of whoever asked for it
 - ``_trust``      what a model's config may name (pure; imports no TensorFlow)
 - ``_private``    every private API of TensorFlow and Keras that is used here, self-tested
-- ``_turns``      one build at a time
 - ``keras``       builds a ``keras.Model`` and binds its weights
+- ``keras_h5``    the same for legacy HDF5 files
+- ``keras_into``  puts new values into a Keras model that lives
 - ``signatures``  serves signatures of a SavedModel: ``_saved_model`` takes its protocol buffer
   apart, ``_serving_plan`` decides what is needed of it, ``_serving_functions`` registers the
   functions, ``_bound`` makes what they are bound to

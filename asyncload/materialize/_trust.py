@@ -56,18 +56,28 @@ _RUNS_CODE = {
 _LOOKUPS = frozenset(
     {"StringLookup", "IntegerLookup", "TextVectorization", "IndexLookup", "HashedCrossing"}
 )
+# What the legacy JSON decoder makes by itself, of types that TensorFlow has registered.
+_DECODED = ("TypeSpec", "CompositeTensor")
 _NESTING_LIMIT = 200  # levels; Keras recurses through a config, and Python stops at 1,000 frames
 _TRUST = "If you trust where the file comes from, pass safe_mode=False."
 
 
-def check_config(config: Any, is_registered: Callable[[str], bool], *, uri: str) -> None:
+def check_config(
+    config: Any,
+    is_registered: Callable[[str], bool],
+    *,
+    uri: str,
+    is_part: Callable[[str], bool] | None = None,
+) -> None:
     """Raise if a config names anything but parts of Keras and registered objects.
 
     Args:
-        config: the parsed ``config.json``.
+        config: the parsed ``config.json``, or legacy config.
         is_registered: whether a name stands for an object of the caller's own
             (``custom_objects``, or registered with Keras).
         uri: for messages.
+        is_part: for a legacy config, which names classes without their modules: whether a name is
+            that of a class of Keras of which models are made.
 
     Raises:
         Unsafe: it names something that could run code or reach files.
@@ -75,8 +85,8 @@ def check_config(config: Any, is_registered: Callable[[str], bool], *, uri: str)
         Corrupt: it is nested deeper than any model.
     """
     unknown: dict[str, None] = {}
-    for node in _objects(config, uri):
-        problem = _judge(node, is_registered)
+    for node in _objects(config, uri, () if is_part is None else _DECODED):
+        problem = _judge(node, is_registered, is_part)
         if problem is None:
             continue
         if not problem:
@@ -94,26 +104,38 @@ def check_config(config: Any, is_registered: Callable[[str], bool], *, uri: str)
         )
 
 
-def _objects(config: Any, uri: str) -> Iterator[Mapping[str, Any]]:
-    """Yield every dict that stands for an object, outermost first."""
+def _objects(config: Any, uri: str, without_config: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    """Yield every dict that stands for an object, outermost first.
+
+    Args:
+        config: where to look.
+        uri: for messages.
+        without_config: classes whose objects are told by their names alone.
+    """
     stack = [(config, 0)]
     while stack:
         node, depth = stack.pop()
         if depth > _NESTING_LIMIT:
-            raise Corrupt(f"config.json is nested deeper than {_NESTING_LIMIT} levels", uri=uri)
+            raise Corrupt(f"its config is nested deeper than {_NESTING_LIMIT} levels", uri=uri)
         if isinstance(node, dict):
-            if "class_name" in node and "config" in node:
+            if "class_name" in node and ("config" in node or node["class_name"] in without_config):
                 yield node
             stack.extend((value, depth + 1) for value in node.values())
         elif isinstance(node, list):
             stack.extend((value, depth + 1) for value in node)
 
 
-def _judge(node: Mapping[str, Any], is_registered: Callable[[str], bool]) -> str | None:
+def _judge(
+    node: Mapping[str, Any],
+    is_registered: Callable[[str], bool],
+    is_part: Callable[[str], bool] | None,
+) -> str | None:
     """Return ``None`` if the object may be made, ``""`` if nobody knows it, else what is wrong."""
-    name, inner = node["class_name"], node["config"]
+    name, inner = node["class_name"], node.get("config")
     if not isinstance(name, str):
         return f"a class name that is no text ({name!r})"
+    if "config" not in node:
+        return f"{name}, which a model has no reason to hold"
     if name in _RUNS_CODE:
         return f"{name}: {_RUNS_CODE[name]}"
     if name in _LITERALS:
@@ -124,6 +146,8 @@ def _judge(node: Mapping[str, Any], is_registered: Callable[[str], bool]) -> str
         return f"a {name} whose vocabulary is a path to read ({inner['vocabulary']!r})"
     if _is_callers_own(node, is_registered):
         return None
+    if is_part is not None:
+        return _judge_legacy(node, is_part)
     return _judge_module(node)
 
 
@@ -158,6 +182,16 @@ def _judge_module(node: Mapping[str, Any]) -> str | None:
     if module == "builtins" and node["class_name"] == "function":
         return None
     return ""
+
+
+def _judge_legacy(node: Mapping[str, Any], is_part: Callable[[str], bool]) -> str | None:
+    # Where Keras 3 wrote a module, it reads it too; where it does not, the name alone decides, and
+    # would reach functions and modules as well as classes.
+    if node.get("module") is not None:
+        verdict = _judge_module(node)
+        if verdict is not None or node["class_name"] == "function":
+            return verdict
+    return None if is_part(node["class_name"]) else ""
 
 
 def _title(node: Mapping[str, Any]) -> str:

@@ -6,23 +6,22 @@ so builds of all Loaders take turns.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy.typing as npt
 
-from asyncload.errors import AsyncloadError, Corrupt, FormatError, MismatchError
+from asyncload.errors import MismatchError
 from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
+from ._config import parse_config
+from ._load_model import load_stock
 from ._trust import check_config
-from ._turns import one_build_at_a_time
-from .quiet import quiet
+from ._turn import summary, turn
 
 __all__ = ["ModelBuild", "capture_scopes"]
 
@@ -73,7 +72,7 @@ class ModelBuild:
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
         """
-        self._config = _parse(documents["config.json"], self._uri)
+        self._config = parse_config(documents["config.json"], "config.json", self._uri)
         if self._safe_mode:
             with self._scopes():
                 check_config(self._config, self._knows, uri=self._uri)
@@ -91,14 +90,14 @@ class ModelBuild:
         """
         if not _private.fast_path():
             raise CannotBuildFast("the fast path failed its self-test")
-        with one_build_at_a_time, self._scopes(), quiet():
+        with turn(self._scopes):
             try:
                 with self._skeleton.active():
                     self._model = _private.deserialize(
                         self._config, self._custom_objects, self._safe_mode
                     )
             except Exception as error:
-                raise CannotBuildFast(f"building it raised {_summary(error)}") from error
+                raise CannotBuildFast(f"building it raised {summary(error)}") from error
 
     def _knows(self, name: str) -> bool:
         return name in self._custom_objects or _private.is_registered(name)
@@ -117,7 +116,7 @@ class ModelBuild:
         """
         with tempfile.TemporaryDirectory(prefix="asyncload-assets-") as folder:
             where = _write_assets(assets, Path(folder)) if assets else None
-            with one_build_at_a_time, self._scopes(), quiet():
+            with turn(self._scopes):
                 return self._bind(arrays, where)
 
     def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> Any:
@@ -131,7 +130,7 @@ class ModelBuild:
             if not loader.errors:
                 self._skeleton.finish()
         except Exception as error:
-            raise CannotBuildFast(f"binding its weights raised {_summary(error)}") from error
+            raise CannotBuildFast(f"binding its weights raised {summary(error)}") from error
         if loader.errors:
             self._explain(loader)
         return self._model
@@ -149,29 +148,20 @@ class ModelBuild:
         Raises:
             FormatError: Keras could not load it either.
         """
-        with one_build_at_a_time, self._scopes(), quiet():
-            try:
-                return keras.models.load_model(
-                    path,
-                    custom_objects=self._custom_objects,
-                    compile=self._compile,
-                    safe_mode=self._safe_mode,
-                )
-            except AsyncloadError:
-                raise
-            except Exception as error:
-                raise FormatError(
-                    f"Keras {keras.__version__} cannot load this model: {_summary(error)}. If it "
-                    "uses classes of your own, check their from_config and build; if it was saved "
-                    "by another version of Keras, load it with that one.",
-                    uri=self._uri,
-                ) from error
+        with turn(self._scopes):
+            return load_stock(
+                path,
+                uri=self._uri,
+                custom_objects=self._custom_objects,
+                compile=self._compile,
+                safe_mode=self._safe_mode,
+            )
 
     def _explain(self, loader: _private.StateLoader) -> None:
         problems = loader.misfits()
         if problems is None:
             owner, error = next(iter(loader.errors.values()))
-            raise CannotBuildFast(f"loading {owner!r} raised {_summary(error)}") from error
+            raise CannotBuildFast(f"loading {owner!r} raised {summary(error)}") from error
         listing = "\n  ".join(problems)
         raise MismatchError(
             f"{len(problems)} variables of the model do not fit the weights in the file:\n  "
@@ -181,34 +171,9 @@ class ModelBuild:
         )
 
 
-def _parse(config_json: bytes, uri: str) -> Mapping[str, Any]:
-    try:
-        # Without a hook, the parser holds the GIL from end to end, 10 ms for a large model; Python
-        # code that it calls is where the interpreter lets other threads in.
-        config = json.loads(config_json, object_hook=_as_it_is)
-    except (ValueError, RecursionError) as error:
-        raise Corrupt(f"config.json is no valid JSON: {error}", uri=uri) from error
-    if not isinstance(config, dict) or "class_name" not in config:
-        raise Corrupt(
-            "config.json does not describe a model: expected an object with a class_name, found "
-            f"{type(config).__name__}",
-            uri=uri,
-        )
-    return config
-
-
-def _as_it_is(parsed: dict[str, Any]) -> dict[str, Any]:
-    return parsed
-
-
 def _write_assets(assets: Mapping[str, bytes], folder: Path) -> str:
     for name, content in assets.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return str(folder)
-
-
-def _summary(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

@@ -23,7 +23,7 @@ from ._object_graph import GRAPH_DOCUMENT
 from ._saved_model import SavedModelParts, choose
 from ._serving_functions import register
 from ._serving_plan import CheckpointKeys, ServingPlan, checkpoint_keys, plan_serving
-from .quiet import quiet
+from ._turn import summary, turn
 from .served import Signature, Signatures
 from .whole import SAVED_MODEL, WholeBuild
 
@@ -121,7 +121,7 @@ class SignaturesBuild:
             return  # in `bind`: it may turn out later that it is to be made
         if not _private.serving_path():
             raise CannotBuildFast("the fast path for SavedModels failed its self-test")
-        with quiet(), _or_else_stock("registering its functions"):
+        with turn(), _or_else_stock("registering its functions"):
             self._library = register(self._parts, self._plan.concrete)
             self._bound = Bound(self._parts, self._plan, self._library, self._folder)
 
@@ -140,7 +140,7 @@ class SignaturesBuild:
         if self._makes_whole:
             self._whole.construct()
             return self._of_whole(self._whole.bind(arrays, assets))
-        with quiet(), _or_else_stock("binding its values"):
+        with turn(), _or_else_stock("binding its values"):
             self._bound.restore(arrays, self._keys, assets)
             made = {name: self._signature(name) for name in self._plan.signatures}
         return Signatures(made, self._uri)
@@ -179,8 +179,7 @@ def _or_else_stock(what: str) -> Iterator[None]:
     except (AsyncloadError, CannotBuildFast):
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        raise CannotBuildFast(f"{what} raised {type(error).__name__}: {text[:300]}") from error
+        raise CannotBuildFast(f"{what} raised {summary(error)}") from error
 
 
 class _Run:

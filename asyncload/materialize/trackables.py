@@ -25,8 +25,7 @@ from asyncload.errors import MismatchError
 from . import CannotBuildFast, _private
 from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
 from ._private import Restorable, TargetGraph, Wanted
-from ._turns import one_build_at_a_time
-from .quiet import quiet
+from ._turn import turn
 
 __all__ = [
     "CheckpointAssignment",
@@ -295,7 +294,7 @@ class CheckpointAssignment:
             raise CannotBuildFast("the fast path failed its self-test")
         graph = documents.get(GRAPH_DOCUMENT)
         nodes = None if graph is None else parse_object_graph(graph, uri=self._uri)
-        with one_build_at_a_time, quiet():
+        with turn():
             if _private.is_checkpoint(self._target):
                 _ = self._target.save_counter  # made when first asked for, as `restore` does
             plan = self._plan(nodes, arrays)
@@ -325,7 +324,7 @@ class CheckpointAssignment:
             MismatchError: TensorFlow could not restore it.
         """
         own = _private.is_checkpoint(self._target)
-        with one_build_at_a_time, quiet():
+        with turn():
             checkpoint = self._target if own else tf.train.Checkpoint(self._target)
             try:
                 status = checkpoint.restore(path)

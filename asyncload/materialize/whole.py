@@ -23,8 +23,7 @@ from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
 from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
-from ._turns import one_build_at_a_time
-from .quiet import quiet
+from ._turn import summary, turn
 from .trackables import describe_missing, execute, match_objects, misfits
 
 __all__ = ["SAVED_MODEL", "WholeBuild"]
@@ -86,7 +85,7 @@ class WholeBuild:
         if not (_private.trackables_work() and _private.saved_models_work()):
             raise CannotBuildFast("the fast path failed its self-test")
         folder = self._folder or self._write_program()
-        with one_build_at_a_time, quiet():
+        with turn():
             try:
                 self._made = _private.Reconstruction(folder)
             except _private.NoObjectGraph:
@@ -94,7 +93,7 @@ class WholeBuild:
                 raise CannotBuildFast("it was written by TensorFlow 1") from None
             except Exception as error:
                 self._discard()
-                raise CannotBuildFast(f"building it raised {_summary(error)}") from error
+                raise CannotBuildFast(f"building it raised {summary(error)}") from error
 
     def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
         """Give the object its values, and return it.
@@ -112,7 +111,7 @@ class WholeBuild:
         try:
             if self._temporary is not None:
                 self._write_assets(assets)
-            with one_build_at_a_time, quiet():
+            with turn():
                 root = self._bind(arrays)
         except BaseException:
             self._discard()
@@ -131,7 +130,7 @@ class WholeBuild:
                 execute(plan, arrays, uri=self._uri, keep=False)
                 made.finish()
         except Exception as error:
-            raise CannotBuildFast(f"binding its values raised {_summary(error)}") from error
+            raise CannotBuildFast(f"binding its values raised {summary(error)}") from error
         if lines:
             raise MismatchError(
                 "the variables do not fit the SavedModel:" + "".join(f"\n  {x}" for x in lines),
@@ -153,13 +152,13 @@ class WholeBuild:
         if self._folder is None and _has_assets(path):
             path = self._link(path)
         try:
-            with one_build_at_a_time, quiet():
+            with turn():
                 root = tf.saved_model.load(path)
         except AsyncloadError:
             raise
         except Exception as error:
             raise FormatError(
-                f"TensorFlow {tf.__version__} cannot load this SavedModel: {_summary(error)}",
+                f"TensorFlow {tf.__version__} cannot load this SavedModel: {summary(error)}",
                 uri=self._uri,
             ) from error
         self._hand_over(root)
@@ -216,8 +215,3 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
-
-
-def _summary(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

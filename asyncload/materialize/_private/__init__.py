@@ -16,8 +16,10 @@ For Keras models:
 - what Keras asks of a class for each of its layers is answered once (`_lookups`);
 - Keras' walk over a model's state visits each attribute of each layer, and computes what
   to skip anew for each (``saving_lib.get_attr_skipset`` writes its cache under another name
-  than it reads, Keras 3.15). `load_state` runs Keras' own ``_load_state``, with a walk that
-  yields the same children in the same order from what is known of the class.
+  than it reads, Keras 3.15). `StateLoader` runs Keras' own ``_load_state``, with a walk that
+  yields the same children in the same order from what is known of the class;
+- models that Keras 2 described are made by the functions of Keras' own legacy loader (`_legacy`);
+- a variable that lives gets its new value through ``AssignVariableOp`` (`_assign`).
 
 To serve signatures of SavedModels:
 
@@ -37,7 +39,9 @@ For checkpoints and whole SavedModels:
 
 from __future__ import annotations
 
+from ._assign import Recording, Snapshot, recording
 from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
+from ._legacy import build_legacy, compile_legacy, is_part_of_keras, parse_legacy
 from ._saved_model import NoObjectGraph, Reconstruction
 from ._selftest import fast_path, saved_models_work, trackables_work
 from ._serving import (
@@ -49,7 +53,7 @@ from ._serving import (
     variable_handle,
 )
 from ._serving_selftest import serving_path
-from ._state import StateLoader, StateStore
+from ._state import StateLoader, StateStore, loads_its_own_way
 from ._trackables import (
     CannotRestore,
     Restorable,
@@ -70,16 +74,20 @@ __all__ = [
     "Library",
     "NoObjectGraph",
     "Reconstruction",
+    "Recording",
     "Restorable",
     "Skeleton",
+    "Snapshot",
     "StateLoader",
     "StateStore",
     "TargetGraph",
     "UnknownOperation",
     "Wanted",
     "as_tensor",
+    "build_legacy",
     "capture_scopes",
     "compile_as_saved",
+    "compile_legacy",
     "constant",
     "decode_structure",
     "describe",
@@ -88,8 +96,12 @@ __all__ = [
     "global_restorables",
     "has_values",
     "is_checkpoint",
+    "is_part_of_keras",
     "is_registered",
     "is_trackable",
+    "loads_its_own_way",
+    "parse_legacy",
+    "recording",
     "restorables",
     "saved_models_work",
     "serving_path",

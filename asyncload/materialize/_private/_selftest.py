@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import tempfile
 import warnings
@@ -13,7 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ._assign import recording
 from ._build import Skeleton, deserialize
+from ._legacy import build_legacy, parse_legacy
 from ._saved_model import Reconstruction
 from ._state import StateLoader, StateStore
 from ._trackables import TargetGraph, restorables
@@ -52,6 +55,39 @@ def _try_everything() -> None:
         if type(variable.value) is not type(stock.weights[0].value):
             raise AssertionError(f"{variable.path} is a {type(variable.value)}")
     built(np.ones((1, 3), "float32"))
+    _try_recording(built, state)
+    _try_legacy()
+
+
+def _try_recording(built: keras.Model, state: dict[str, Array]) -> None:
+    """Assign other values to the model, all at once."""
+    values = [variable._value for variable in built.weights]
+    with recording(quick=True) as recorded:
+        for variable, array in zip(built.weights, state.values(), strict=True):
+            variable.assign(array * 2)
+            if variable._value.numpy().tobytes() != array.tobytes():
+                raise AssertionError(f"{variable.path} was assigned to before its time")
+    recorded.commit()
+    for variable, value, array in zip(built.weights, values, state.values(), strict=True):
+        if variable._value is not value or not np.array_equal(variable.numpy(), array * 2):
+            raise AssertionError(f"{variable.path} did not get its new value")
+
+
+def _try_legacy() -> None:
+    """Build a model from a config as Keras 2 wrote it."""
+    layers = [
+        {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 3], "name": "in"}},
+        {"class_name": "Dense", "config": {"units": 2, "name": "dense"}},
+    ]
+    skeleton = Skeleton()
+    with skeleton.active():
+        config = {"class_name": "Sequential", "config": {"name": "m", "layers": layers}}
+        built = build_legacy(parse_legacy(json.dumps(config).encode()), {}, True)
+    if any(variable._value is not None for variable in built.weights):
+        raise AssertionError("initialisers still run in legacy models")
+    skeleton.finish()
+    if [variable.shape for variable in built.weights] != [(3, 2), (2,)]:
+        raise AssertionError(f"a legacy model has other weights: {built.weights}")
 
 
 def _aligned(value: Array) -> Array:

@@ -6,18 +6,25 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from keras.src.backend.common import global_state
 from keras.src.layers.layer import Layer
 from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 
-from ._variables import Array, in_skeleton
+from ._variables import Array, in_load
 
-__all__ = ["StateLoader", "StateStore", "quick_walk"]
+__all__ = ["StateLoader", "StateStore", "loads_its_own_way", "quick_walk"]
 
 
 @functools.cache
 def _skipset(kind: str) -> frozenset[str]:
-    return frozenset(saving_lib.get_attr_skipset(kind))
+    # Keras makes an object of the kind to see what it has, and a Recording allows no new variables.
+    scope = global_state.get_global_attribute("stateless_scope")
+    global_state.set_global_attribute("stateless_scope", None)
+    try:
+        return frozenset(saving_lib.get_attr_skipset(kind))
+    finally:
+        global_state.set_global_attribute("stateless_scope", scope)
 
 
 @functools.cache  # for one load: a program may add attributes to its classes between two
@@ -51,7 +58,7 @@ def quick_walk(stock: Callable[[Any], Iterator[tuple[str, Any]]]) -> Callable[..
     def _walk_saveable(saveable: Any) -> Iterator[tuple[str, Any]]:
         listing: Any = type(saveable).__dir__
         usual = listing is object.__dir__
-        return _walk(saveable) if in_skeleton() and usual else stock(saveable)
+        return _walk(saveable) if in_load() and usual else stock(saveable)
 
     return _walk_saveable
 
@@ -129,13 +136,17 @@ class StateLoader:
     Args:
         store: the file's weights.
         assets: the folder that holds the file's assets; ``None`` if it has none.
+        skip_mismatch: as Keras' ``load_weights`` takes it.
 
     Attributes:
         errors: what failed, as Keras collects it: id -> (object, error).
     """
 
-    def __init__(self, store: StateStore, assets: str | None) -> None:
+    def __init__(
+        self, store: StateStore, assets: str | None, *, skip_mismatch: bool = False
+    ) -> None:
         self._store = store
+        self._skip_mismatch = skip_mismatch
         self._assets = saving_lib.DiskIOStore(assets, mode="r") if assets is not None else None
         self._visited: set[int] = set()
         _class_attributes.cache_clear()
@@ -150,6 +161,7 @@ class StateLoader:
             weights_store=self._store,
             assets_store=self._assets,
             inner_path="",
+            skip_mismatch=self._skip_mismatch,
             visited_saveables=self._visited,
             failed_saveables=self._failed,
             error_msgs=self.errors,
@@ -164,13 +176,18 @@ class StateLoader:
         """
         lines: list[str] = []
         for key, (owner, _) in self.errors.items():
-            if not type(owner).load_own_variables.__module__.startswith("keras."):
+            if loads_its_own_way(owner):
                 return None
             found = _misfits(owner, self._store.groups, self.errors.paths[key])
             if not found:
                 return None
             lines.extend(found)
         return lines
+
+
+def loads_its_own_way(owner: Any) -> bool:
+    """Whether a class that is not Keras' loads the state of this object."""
+    return not type(owner).load_own_variables.__module__.startswith("keras.")
 
 
 def _misfits(owner: Any, groups: Mapping[str, Mapping[str, Array]], path: str) -> list[str]:

@@ -20,6 +20,7 @@ __all__ = [
     "as_tensor",
     "binding",
     "here",
+    "in_load",
     "in_skeleton",
     "initialising",
     "still_deferred",
@@ -27,7 +28,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-here = threading.local()  # .unbound: variables of the Skeleton that is active on this thread
+# Of this thread: .unbound, the variables of the Skeleton that is active, and .recording.
+here = threading.local()
 
 
 def as_tensor(array: Array) -> Any:
@@ -44,6 +46,11 @@ def as_tensor(array: Array) -> Any:
 def in_skeleton() -> bool:
     """Whether a Skeleton is active on this thread."""
     return getattr(here, "unbound", None) is not None
+
+
+def in_load() -> bool:
+    """Whether values are put into variables on this thread: a Skeleton's, or those that live."""
+    return in_skeleton() or getattr(here, "recording", False)
 
 
 def _bind(variable: Any, tensor: Any) -> None:
@@ -125,7 +132,7 @@ def aliasing(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def _convert_to_tensor(self: Any, value: Any, dtype: Any = None) -> Any:
-        if in_skeleton() and isinstance(value, np.ndarray) and value.dtype.name == dtype:
+        if in_load() and isinstance(value, np.ndarray) and value.dtype.name == dtype:
             return as_tensor(value)
         return stock(self, value, dtype)
 

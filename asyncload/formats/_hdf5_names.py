@@ -1,0 +1,193 @@
+"""The attributes by which Keras 2 describes a model in an HDF5 file; runs in a worker process.
+
+Attributes are where the HDF5 library is weakest with damaged files, so only these are read, only
+from files that can have them, and within bounds. Their layout is that of
+keras/src/legacy/saving/legacy_h5_format.py (Keras 3.15).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+from h5py import h5a, h5g, h5l, h5t
+
+from asyncload.errors import Corrupt, TooLarge, Unsafe
+
+from ._hdf5_file import OpenFile
+
+__all__ = ["CONFIG", "ORDER", "describe"]
+
+CONFIG = "model_config"
+ORDER = "weight_names"
+_DOCUMENTS = (CONFIG, "training_config", "keras_version", "backend")
+_WEIGHTS = "model_weights"
+_TOP = "top_level_model_weights"
+_OPTIMIZER = "optimizer_weights"
+
+# The largest config of keras.applications is below 1 MiB, and has 2,000 weights.
+_TEXT_LIMIT = 64 << 20  # bytes, of all attributes together
+_NAME_LIMIT = 1_000_000  # names, of all attributes together
+
+
+def describe(file: OpenFile) -> dict[str, bytes] | None:
+    """Return the documents of a model, or of a model's weights, as Keras 2 writes them.
+
+    Returns:
+        ``model_config``, ``training_config``, ``keras_version`` and ``backend``, as far as they are
+        there, and ``weight_names``: JSON of ``{"layers": [[name, [path, ...]], ...], "top": [path,
+        ...] or null, "optimizer": [path, ...] or null}``, paths being those of datasets. ``None``
+        for an HDF5 file of another kind.
+
+    Raises:
+        Corrupt: an attribute is of another type, or a group that it names is missing.
+        TooLarge: there are more names, or longer ones, than any model has.
+        Unsafe: a group that it names is a link.
+    """
+    return _Describer(file.uri).describe(h5g.open(file.id, b"/"))
+
+
+class _Describer:
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._text = 0
+        self._names = 0
+
+    def describe(self, root: Any) -> dict[str, bytes] | None:
+        has_config = h5a.exists(root, CONFIG.encode())
+        prefix = ""
+        if not _has_names(root, "layer_names") and _WEIGHTS.encode() in root:
+            prefix = _WEIGHTS + "/"
+        elif has_config:
+            raise Corrupt(
+                f"has a {CONFIG}, but no group {_WEIGHTS!r}. Save the model again.", uri=self._uri
+            )
+        weights = self._group(root, _WEIGHTS) if prefix else root
+        if not has_config and not _has_names(weights, "layer_names"):
+            return None
+        order = {
+            "layers": self._layers(weights, prefix),
+            "top": self._listed(weights, prefix, _TOP),
+            "optimizer": self._listed(root, "", _OPTIMIZER) if prefix else None,
+        }
+        found = {
+            name: text
+            for holder in (weights, root)  # Keras states its version in both
+            for name in _DOCUMENTS
+            if (text := self._document(holder, name)) is not None
+        }
+        return {**found, ORDER: json.dumps(order).encode()}
+
+    def _layers(self, weights: Any, prefix: str) -> list[tuple[str, list[str]]]:
+        layers = []
+        for name in self._names_of(weights, "layer_names"):
+            group = self._group(weights, name)
+            layers.append((name, self._paths(group, f"{prefix}{name}/")))
+        return layers
+
+    def _listed(self, parent: Any, prefix: str, name: str) -> list[str] | None:
+        if name.encode() not in parent:
+            return None
+        return self._paths(self._group(parent, name), f"{prefix}{name}/")
+
+    def _paths(self, group: Any, prefix: str) -> list[str]:
+        return [prefix + name for name in self._names_of(group, "weight_names")]
+
+    def _group(self, parent: Any, path: str) -> Any:
+        """Open a group below another, without following a link."""
+        for part in path.split("/"):
+            name = part.encode(errors="surrogateescape")
+            if not part or part == "." or name not in parent:
+                raise Corrupt(
+                    f"names a group {path!r} that it does not hold; it was damaged, or not written "
+                    "to its end. Save it again.",
+                    uri=self._uri,
+                )
+            if parent.links.get_info(name).type != h5l.TYPE_HARD:
+                raise Unsafe(
+                    f"holds {path!r}, which is a link; only objects of the file itself are read. "
+                    "Copy what it points to into the file.",
+                    uri=self._uri,
+                )
+            parent = h5g.open(parent, name)
+        return parent
+
+    # --- attributes ----------------------------------------------------------------------
+
+    def _document(self, holder: Any, name: str) -> bytes | None:
+        if not h5a.exists(holder, name.encode()):
+            return None
+        attribute = h5a.open(holder, name.encode())
+        if attribute.shape != ():
+            raise self._wrong(name, "one text")
+        return self._read(attribute, name)[0]
+
+    def _names_of(self, holder: Any, name: str) -> list[str]:
+        """Return a list of names; Keras splits a long one over ``name0``, ``name1``, and so on."""
+        if h5a.exists(holder, name.encode()):
+            return self._list(holder, name)
+        names: list[str] = []
+        for number in itertools.count():
+            if not h5a.exists(holder, f"{name}{number}".encode()):
+                return names
+            names += self._list(holder, f"{name}{number}")
+        raise AssertionError  # counting does not end
+
+    def _list(self, holder: Any, name: str) -> list[str]:
+        attribute = h5a.open(holder, name.encode())
+        if attribute.shape is None or len(attribute.shape) != 1:
+            raise self._wrong(name, "a list of names")
+        if not attribute.shape[0]:
+            return []  # of numbers, which is how h5py writes an empty list
+        return [_decoded(text, self._uri) for text in self._read(attribute, name)]
+
+    def _read(self, attribute: Any, name: str) -> list[bytes]:
+        if attribute.get_type().get_class() != h5t.STRING:
+            raise self._wrong(name, "text")
+        self._names += math.prod(attribute.shape)
+        if self._names > _NAME_LIMIT:
+            raise TooLarge(
+                f"lists {self._names} names and texts in its attributes; at most {_NAME_LIMIT} are "
+                "accepted",
+                uri=self._uri,
+            )
+        self._count(attribute.get_storage_size(), name)
+        values = np.empty(attribute.shape, attribute.dtype)
+        attribute.read(values)
+        texts = [_encoded(text) for text in values.ravel().tolist()]
+        if values.dtype.kind == "O":  # what was counted were references to the texts
+            self._count(sum(map(len, texts)), name)
+        return texts
+
+    def _count(self, nbytes: int, name: str) -> None:
+        self._text += nbytes
+        if self._text > _TEXT_LIMIT:
+            raise TooLarge(
+                f"has {self._text} bytes in its attributes up to {name!r}; at most {_TEXT_LIMIT} "
+                "are accepted",
+                uri=self._uri,
+            )
+
+    def _wrong(self, name: str, expected: str) -> Corrupt:
+        return Corrupt(
+            f"its attribute {name!r} is not {expected}, as Keras writes it. Save the file again.",
+            uri=self._uri,
+        )
+
+
+def _has_names(group: Any, name: str) -> bool:
+    return bool(h5a.exists(group, name.encode()) or h5a.exists(group, f"{name}0".encode()))
+
+
+def _encoded(text: bytes | str) -> bytes:
+    return text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
+
+
+def _decoded(text: bytes, uri: str) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise Corrupt(f"its attributes name {text!r}, which is not UTF-8", uri=uri) from error
