@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import keras
     import tensorflow as tf
 
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense")])
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3, name="dense")])
     for name in ("m.keras", "next.keras", "resnet.keras"):
         model.save(tmp_path / name)
     model.export(tmp_path / "ranker" / "3", verbose=False)

@@ -40,6 +40,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 _COUNTER = "save_counter"  # of `tf.train.Checkpoint`, below the root
+_VALUE = ".ATTRIBUTES/VARIABLE_VALUE"  # what follows an object's path in a variable's key
 
 
 @dataclass(slots=True)
@@ -323,11 +324,9 @@ class CheckpointAssignment:
         Raises:
             MismatchError: TensorFlow could not restore it.
         """
-        own = _private.is_checkpoint(self._target)
         with turn():
-            checkpoint = self._target if own else tf.train.Checkpoint(self._target)
             try:
-                status = checkpoint.restore(path)
+                status = self._as_checkpoint(path).read(path)
                 if self._partial:
                     status.expect_partial()
                 else:
@@ -337,6 +336,16 @@ class CheckpointAssignment:
                     f"TensorFlow {tf.__version__} cannot restore this checkpoint: {error}",
                     uri=self._uri,
                 ) from error
+
+    def _as_checkpoint(self, path: str) -> tf.train.Checkpoint:
+        """Return a checkpoint of the target, with a counter of saves if there is one to restore."""
+        if not _private.is_checkpoint(self._target):
+            return tf.train.Checkpoint(self._target)
+        _ = self._target.save_counter  # made when first asked for
+        children = tf.train.TrackableView.children(self._target)
+        if not tf.train.load_checkpoint(path).has_tensor(f"{_COUNTER}/{_VALUE}"):
+            children.pop(_COUNTER)
+        return tf.train.Checkpoint(**children)
 
     def _check(self, plan: Plan, nodes: Sequence[Node] | None, arrays: Mapping[str, Array]) -> None:
         lines = misfits(plan, arrays)
