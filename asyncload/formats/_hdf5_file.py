@@ -53,13 +53,8 @@ def open_path(path: str, version: str, base: int, length: int, uri: str) -> Iter
     """
     with _opened(path, version, uri) as descriptor:
         window = FileWindow(descriptor, base, length, uri)
-        try:
-            with _hdf5(window, uri) as file:
-                yield file
-        except Corrupt:
-            if window.error is not None:
-                raise window.error from None
-            raise
+        with _hdf5(window, uri) as file:
+            yield file
 
 
 @contextmanager
@@ -69,7 +64,7 @@ def open_bytes(content: bytes, uri: str) -> Iterator[OpenFile]:
     Raises:
         Corrupt: HDF5 failed, here or in the block.
     """
-    with _hdf5(BytesWindow(content), uri) as file:
+    with _hdf5(BytesWindow(content, uri), uri) as file:
         yield file
 
 
@@ -90,7 +85,7 @@ def _opened(path: str, version: str, uri: str) -> Iterator[int]:
 
 @contextmanager
 def _hdf5(window: FileWindow | BytesWindow, uri: str) -> Iterator[OpenFile]:
-    with _translated(uri):
+    with _translated(window, uri):
         access = h5p.create(h5p.FILE_ACCESS)
         # What a failed walk still holds open is closed with the file.
         access.set_fclose_degree(h5f.CLOSE_STRONG)
@@ -108,12 +103,14 @@ def _hdf5(window: FileWindow | BytesWindow, uri: str) -> Iterator[OpenFile]:
 
 
 @contextmanager
-def _translated(uri: str) -> Iterator[None]:
+def _translated(window: FileWindow | BytesWindow, uri: str) -> Iterator[None]:
     try:
         yield
     except AsyncloadError:
         raise
     except _HDF5_ERRORS as error:
+        if window.error is not None:
+            raise window.error from None
         raise Corrupt(
             f"is no HDF5 file, or a damaged or truncated one; HDF5 says: {error}. Write or copy it "
             "again.",

@@ -47,7 +47,14 @@ def describe(file: OpenFile) -> dict[str, bytes] | None:
         TooLarge: there are more names, or longer ones, than any model has.
         Unsafe: a group that it names is a link.
     """
-    return _Describer(file.uri).describe(h5g.open(file.id, b"/"))
+    root = h5g.open(file.id, b"/")
+    found = _Describer(file.uri)
+    if not found.is_legacy(root):
+        return None
+    sizes = file.id.get_create_plist().get_sizes()
+    if sizes != (8, 8):  # as h5py writes them; heaps of other files would not be looked at
+        raise Corrupt(f"has addresses and lengths of {sizes} bytes; expected 8", uri=file.uri)
+    return found.describe(root)
 
 
 class _Describer:
@@ -56,18 +63,23 @@ class _Describer:
         self._text = 0
         self._names = 0
 
-    def describe(self, root: Any) -> dict[str, bytes] | None:
-        has_config = h5a.exists(root, CONFIG.encode())
-        prefix = ""
-        if not _has_names(root, "layer_names") and _WEIGHTS.encode() in root:
-            prefix = _WEIGHTS + "/"
-        elif has_config:
+    def is_legacy(self, root: Any) -> bool:
+        """Whether Keras wrote this as a model, or as a model's weights."""
+        weights, _ = self._weights(root)
+        return h5a.exists(root, CONFIG.encode()) or _has_names(weights, "layer_names")
+
+    def _weights(self, root: Any) -> tuple[Any, str]:
+        """Return the group of the weights, and how the paths of what is in it begin."""
+        if _has_names(root, "layer_names") or _WEIGHTS.encode() not in root:
+            return root, ""
+        return self._group(root, _WEIGHTS), f"{_WEIGHTS}/"
+
+    def describe(self, root: Any) -> dict[str, bytes]:
+        weights, prefix = self._weights(root)
+        if h5a.exists(root, CONFIG.encode()) and not prefix:
             raise Corrupt(
                 f"has a {CONFIG}, but no group {_WEIGHTS!r}. Save the model again.", uri=self._uri
             )
-        weights = self._group(root, _WEIGHTS) if prefix else root
-        if not has_config and not _has_names(weights, "layer_names"):
-            return None
         order = {
             "layers": self._layers(weights, prefix),
             "top": self._listed(weights, prefix, _TOP),

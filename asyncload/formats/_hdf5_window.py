@@ -3,26 +3,67 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 
-from asyncload.errors import SourceChanged
+from asyncload.errors import AsyncloadError, Corrupt, SourceChanged, TooLarge
+
+from . import _hdf5_heap
 
 __all__ = ["BytesWindow", "FileWindow"]
 
 # Metadata of neighbouring datasets lies together; most requests are below 1 KiB.
 _BLOCK = 16 << 10  # bytes
 _BLOCKS = 1024
+# The texts of a model lie in one collection of the global heap, or a few.
+_HEAP_LIMIT = 128 << 20  # bytes
 
 
-class _Window:
+class _Window(ABC):
     """What h5py's file-object driver calls: ``seek``, then ``read``.
 
     Without ``readinto``, which costs a memoryview for each of a thousand small reads.
+
+    Attributes:
+        length: of the file, in bytes.
+        error: the first failure of a read, which HDF5 would report as its own.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, uri: str) -> None:
         self.length = length
+        self.error: Exception | None = None
+        self._uri = uri
         self._position = 0
+        self._heaps: set[int] = set()
+
+    @abstractmethod
+    def _pread(self, position: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``position``, fewer at the end."""
+
+    def _checked(self, begin: bytes) -> bytes:
+        """Look at a collection of the global heap whose first bytes HDF5 is about to get."""
+        if self._position not in self._heaps:
+            try:
+                self._check_heap(begin)
+            except AsyncloadError as error:
+                self.error = self.error or error
+                raise
+            self._heaps.add(self._position)
+        return begin
+
+    def _check_heap(self, begin: bytes) -> None:
+        size = _hdf5_heap.stated_size(begin)
+        if size > self.length - self._position:
+            return  # HDF5 finds that by itself
+        if size > _HEAP_LIMIT:
+            raise TooLarge(
+                f"has {size} bytes of text in one place; at most {_HEAP_LIMIT} are accepted",
+                uri=self._uri,
+            )
+        try:
+            _hdf5_heap.check_collection(self._pread(self._position, size))
+        except ValueError as error:
+            raise Corrupt(f"is damaged: {error}. Write or copy it again.", uri=self._uri) from error
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
         """Move to ``position``, counted from the begin or (``os.SEEK_END``) the end."""
@@ -33,20 +74,24 @@ class _Window:
         """Return the position."""
         return self._position
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027 - called, and for any file
         """Do nothing: nothing is ever written."""
 
 
 class BytesWindow(_Window):
     """A file that is bytes."""
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(len(content))
+    def __init__(self, content: bytes, uri: str) -> None:
+        super().__init__(len(content), uri)
         self._content = content
 
     def read(self, length: int) -> bytes:
         """Return ``length`` bytes from the position, fewer at the end."""
-        return self._content[self._position : self._position + length]
+        found = self._pread(self._position, length)
+        return found if found[:4] != _hdf5_heap.SIGNATURE else self._checked(found)
+
+    def _pread(self, position: int, length: int) -> bytes:
+        return self._content[position : position + length]
 
 
 class FileWindow(_Window):
@@ -57,32 +102,29 @@ class FileWindow(_Window):
         base: first byte of the range.
         length: bytes in it.
         uri: for messages.
-
-    Attributes:
-        error: the first failure of a read, which HDF5 would report as its own.
     """
 
     def __init__(self, descriptor: int, base: int, length: int, uri: str) -> None:
-        super().__init__(length)
+        super().__init__(length, uri)
         self._descriptor = descriptor
         self._base = base
-        self._uri = uri
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self.error: Exception | None = None
 
     def read(self, length: int) -> bytes:
         """Return ``length`` bytes from the position, fewer at the end."""
         index, begin = divmod(self._position, _BLOCK)
         end = begin + length
         if end > _BLOCK:
-            return self._pread(self._position, length)
+            found = self._pread(self._position, length)
+            return found if found[:4] != _hdf5_heap.SIGNATURE else self._checked(found)
         block = self._blocks.get(index)
         if block is None:
             block = self._pread(index * _BLOCK, _BLOCK)
             self._blocks[index] = block
             if len(self._blocks) > _BLOCKS:
                 self._blocks.popitem(last=False)
-        return block[begin:end]
+        found = block[begin:end]
+        return found if found[:4] != _hdf5_heap.SIGNATURE else self._checked(found)
 
     def _pread(self, position: int, length: int) -> bytes:
         length = max(0, min(length, self.length - position))

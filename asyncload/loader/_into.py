@@ -115,8 +115,10 @@ class Into:
             return await asyncio.wrap_future(job)
         except asyncio.CancelledError:
             if not job.cancel():  # it has begun, and what it changes must not change later
+                ended = asyncio.wrap_future(job)
                 with anyio.CancelScope(shield=True):
-                    await asyncio.wait([asyncio.wrap_future(job)])
+                    await asyncio.wait([ended])
+                ended.exception()  # taken note of, so that it is not logged as lost
             raise
 
 

@@ -192,9 +192,10 @@ class Loader:
                 specification or those that were saved with it.
 
         Returns:
-            A ``keras.Model`` for a ``.keras`` file, equal to what ``keras.models.load_model``
-            makes; its variables share memory with the bytes that were read until they are
-            first updated. `Signatures` for a SavedModel. `Weights` for files that hold no model.
+            A ``keras.Model`` for a ``.keras`` or a legacy ``.h5`` file, equal to what
+            ``keras.models.load_model`` makes; its variables share memory with the bytes that were
+            read until they are first updated. `Signatures` for a SavedModel. `Weights` for files
+            that hold no model.
 
         Raises:
             SourceError: the bytes could not be had.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import struct
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, TooLarge, Unsafe
-from asyncload.formats import _hdf5_names
+from asyncload.formats import _hdf5_heap, _hdf5_names, _hdf5_window
 from tests.contracts.format_contract import Arrays, FormatContract, indexed
 
 
@@ -269,3 +273,48 @@ async def test_longer_texts_than_any_model_has(
     value = np.bytes_(b"x" * 30_000) if fixed else "x" * 30_000
     change = set_attribute("/", "model_config", value)
     await refused(tmp_path, change, TooLarge, "'model_config'; at most 20000")
+
+
+async def test_a_heap_that_leads_to_itself(tmp_path: Path) -> None:
+    """HDF5 walks it for ever."""
+    content = bytearray(saved())
+    start = content.index(b"GCOL")
+    free = start + 16
+    while int.from_bytes(content[free : free + 2], "little"):
+        size = int.from_bytes(content[free + 8 : free + 16], "little")
+        free += 16 + (size + 7) // 8 * 8
+    content[free + 8 : free + 16] = bytes(8)
+    path = tmp_path / "m.h5"
+    path.write_bytes(content)
+    with pytest.raises(Corrupt, match=r"heap.*takes 0 bytes"):
+        async with indexed(path):
+            pass
+
+
+async def test_more_text_in_one_place_than_any_model_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_hdf5_window, "_HEAP_LIMIT", 1000)
+
+    def nothing(file: h5py.File) -> None:
+        del file
+
+    await refused(tmp_path, nothing, TooLarge, "at most 1000")
+
+
+@given(st.binary(max_size=200))
+def test_any_heap_is_walked_to_its_end_or_refused(content: bytes) -> None:
+    with suppress(ValueError):
+        _hdf5_heap.check_collection(b"GCOL" + content)
+
+
+@given(st.lists(st.integers(0, 50), max_size=10), st.integers(17, 40))
+def test_heaps_as_hdf5_writes_them(sizes: list[int], free: int) -> None:
+    objects = [
+        struct.pack("<HH4xQ", number + 1, 1, size) + bytes((size + 7) // 8 * 8)
+        for number, size in enumerate(sizes)
+    ]
+    space = struct.pack("<HH4xQ", 0, 0, free) + bytes(free - 16)
+    _hdf5_heap.check_collection(bytes(16) + b"".join(objects) + space)
+    with pytest.raises(ValueError, match="takes"):
+        _hdf5_heap.check_collection(bytes(16) + b"".join(objects) + space[:-1])
