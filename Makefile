@@ -37,6 +37,7 @@ bench: $(READY)  ## all benchmarks beside what they compare with; JSON into .cac
 	mkdir -p .cache/bench
 	$(BIN)/python benchmarks/bench_keras.py --json .cache/bench/keras.json $(ARGS)
 	$(BIN)/python benchmarks/bench_weights.py --json .cache/bench/weights.json $(ARGS)
+	$(BIN)/python benchmarks/bench_saved_model.py --json .cache/bench/saved_model.json $(ARGS)
 	$(BIN)/python benchmarks/bench_formats.py --json .cache/bench/formats.json $(ARGS)
 	$(BIN)/python benchmarks/bench_loop.py --json .cache/bench/loop.json $(ARGS)
 

@@ -23,9 +23,9 @@ MEMORY_FIXED = 64 << 20  # bytes above the weights that are allowed, whatever th
 MEMORY_SHARE = 0.10
 
 
-def model_file(name: str) -> Path:
+def model_file(name: str, ending: str = ".keras") -> Path:
     """Return a saved ``keras.applications`` model with random weights, made on first use."""
-    path = CACHE / f"{name}.keras"
+    path = CACHE / f"{name}{ending}"
     if not path.exists():
         import keras
 
@@ -39,7 +39,8 @@ async def main(given: Options) -> None:
     import keras
 
     report = Report("Keras archives", given)
-    async with asyncload.Loader() as loader:
+    # Any load, not the second one of a file.
+    async with asyncload.Loader(index_cache=False) as loader:
         for name, factor in (QUICK if given.quick else MODELS).items():
             path = await asyncio.to_thread(model_file, name)
             await asyncio.to_thread(read_all, [path])
@@ -50,7 +51,7 @@ async def main(given: Options) -> None:
             async def stock(path: Path = path) -> Any:
                 return await asyncio.to_thread(keras.models.load_model, path, compile=False)
 
-            await check(await ours(), await stock(), name)
+            check(await ours(), await stock(), name)
             took = await alternate({"asyncload": ours, "keras": stock}, given.rounds)
             report.runs(name, took)
             ratio = min(took["keras"]) / min(took["asyncload"])
@@ -59,7 +60,7 @@ async def main(given: Options) -> None:
     report.finish()
 
 
-async def check(ours: Any, stock: Any, name: str) -> None:
+def check(ours: Any, stock: Any, name: str) -> None:
     """Refuse to measure what is not the same model."""
     for one, other in zip(ours.weights, stock.weights, strict=True):
         if one.numpy().tobytes() != other.numpy().tobytes():

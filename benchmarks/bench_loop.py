@@ -33,7 +33,7 @@ async def main(given: Options) -> None:
     report = Report("Event loop", given)
     idle = await probed(lambda: asyncio.sleep(IDLE), 1)
     show(report, "nothing loads", idle[0])
-    async with asyncload.Loader() as loader:
+    async with asyncload.Loader(index_cache=False) as loader:
         for name in QUICK if given.quick else MODELS:
             path = await asyncio.to_thread(model_file, name)
             await asyncio.to_thread(read_all, [path])
