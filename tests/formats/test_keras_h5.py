@@ -19,9 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import asyncload
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, TooLarge, Unsafe
 from asyncload.formats import _hdf5_heap, _hdf5_names, _hdf5_window
 from tests.contracts.format_contract import Arrays, FormatContract, indexed
+from tests.formats.memory import index, load
 
 
 @functools.cache
@@ -318,3 +320,22 @@ def test_heaps_as_hdf5_writes_them(sizes: list[int], free: int) -> None:
     _hdf5_heap.check_collection(bytes(16) + b"".join(objects) + space)
     with pytest.raises(ValueError, match="takes"):
         _hdf5_heap.check_collection(bytes(16) + b"".join(objects) + space[:-1])
+
+
+def test_a_file_that_no_other_process_can_open() -> None:
+    """Its bytes are sent to the worker; what is found in them is the same."""
+    manifest = index({"m.h5": saved()})
+    assert manifest.format == "keras-h5"
+    assert "model_config" in manifest.documents
+    assert load({"m.h5": saved()})["model_weights/first/m/first/kernel"].shape == (3, 4)
+    start = saved().index(b"GCOL") + 24
+    with pytest.raises(Corrupt, match="global heap"):
+        index({"m.h5": saved()[:start] + b"\xff" * 8 + saved()[start + 8 :]})
+
+
+async def test_a_worker_process_reads_the_attributes(tmp_path: Path) -> None:
+    save(tmp_path / "m.h5")
+    async with asyncload.Loader(processes=1) as loader:
+        manifest = await loader.inspect(tmp_path / "m.h5")
+    async with indexed(tmp_path / "m.h5") as (found, _):
+        assert manifest == found

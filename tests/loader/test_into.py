@@ -1,14 +1,10 @@
-"""`load_into`: what Keras' ``load_weights`` gives a model, all of it or nothing."""
+"""`load_into`: what Keras' ``load_weights`` gives a model."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import gc
-import threading
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +16,23 @@ import safetensors.numpy
 import tensorflow as tf
 
 import asyncload
-from asyncload import Corrupt, FormatError, LoaderClosed, MismatchError, NotFound
-from asyncload.events import Event, TensorReady
-from asyncload.materialize import _private
+from asyncload import FormatError, MismatchError, NotFound
 from tests import keras_2
 from tests.equality import same_bytes
+from tests.live import (
+    SUFFIXES,
+    Values,
+    dense,
+    functional,
+    same,
+    save,
+    scramble,
+    stock,
+    train,
+    unchanged,
+    values,
+)
 from tests.zoo import ZOO
-
-Values = list[np.ndarray[Any, Any]]
-SUFFIXES = (".keras", ".weights.h5", ".h5")
-
 
 # Where something does not fit, Keras says so in passing, and NumPy something of Keras.
 pytestmark = [
@@ -44,60 +47,17 @@ async def loader() -> AsyncIterator[asyncload.Loader]:
         yield made
 
 
-def variables(model: Any) -> list[Any]:
-    """Return everything that could change, optimizers of models inside it included."""
-    found = {}
-    for layer in model._flatten_layers():
-        optimizer = getattr(layer, "optimizer", None)
-        for variable in [*layer.variables, *(optimizer.variables if optimizer else ())]:
-            found[id(variable)] = variable
-    return list(found.values())
-
-
-def values(model: Any) -> Values:
-    return [variable.numpy() for variable in variables(model)]
-
-
-def scramble(model: Any) -> Values:
-    """Give all variables values of no sense, and return them."""
-    for number, variable in enumerate(variables(model)):
-        variable.assign(tf.cast(tf.fill(variable.shape, number % 7), variable.dtype))
-    return values(model)
-
-
-def same(left: Values, right: Values) -> bool:
-    return all(same_bytes(one, other) for one, other in zip(left, right, strict=True))
-
-
-@contextmanager
-def unchanged(model: Any) -> Iterator[None]:
-    """Assert that the block changes nothing, bit for bit."""
-    before, held = values(model), [variable._value for variable in variables(model)]
-    attributes = [dict(vars(layer)) for layer in model._flatten_layers()]
-    yield
-    assert same(values(model), before)
-    for one, other in zip(held, variables(model), strict=True):
-        assert other._value is one
-    for layer, found in zip(model._flatten_layers(), attributes, strict=True):
-        assert vars(layer).keys() == found.keys()
-        changed = {name for name, value in found.items() if vars(layer)[name] is not value}
-        assert changed <= {"_jit_compile"}, layer  # which Keras sets when it is first looked at
-
-
 # Name of a model in the zoo -> endings of the files it is loaded from; stock takes a second for
 # each ".keras".
 KINDS = {
     "sequential": (".keras", ".weights.h5", ".h5", ".weights.json"),
     "nested_compiled": (".weights.h5", ".h5", ".weights.json"),
-    "shared_layer": (".weights.h5", ".h5"),
-    "convolutional": (".weights.h5", ".h5"),
     "recurrent": (".weights.h5", ".h5"),
     "preprocessing": (".keras", ".weights.h5", ".h5"),
     "text": (".keras", ".h5"),
     "int4": (".weights.h5", ".h5"),
     "float8": (".h5",),
     "bfloat16": (".weights.h5", ".weights.json"),
-    "lora": (".weights.h5", ".h5"),
     "frozen_and_averaged": (".weights.h5", ".h5"),
     "loss_scaled": (".weights.h5",),
     "subclassed": (".weights.h5", ".h5", ".weights.json"),
@@ -117,24 +77,6 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
         return model, {path: stock(model, path) for path in paths}
 
     return make
-
-
-def save(model: Any, path: Path) -> Path:
-    """Save a model as Keras does for this name."""
-    if path.name.endswith(".weights.json"):
-        model.save_weights(path, max_shard_size=2e-5)
-    elif path.name.endswith(".weights.h5"):
-        model.save_weights(path)
-    else:
-        model.save(path)
-    return path
-
-
-def stock(model: Any, path: Path, **options: Any) -> Values:
-    """Return what ``load_weights`` makes of a scrambled model."""
-    scramble(model)
-    model.load_weights(path, **options)
-    return values(model)
 
 
 # --- the same as load_weights ------------------------------------------------------------
@@ -250,25 +192,7 @@ async def test_the_model_trains_on(loader: asyncload.Loader, tmp_path: Path) -> 
     assert same(values(model)[:5], expected[:5])
 
 
-def train(model: Any) -> None:
-    """Give a model an optimizer that has its state."""
-    model.compile("adam", "mse")
-    model.optimizer.build(model.trainable_variables)
-
-
-def dense(width: int = 4) -> Any:
-    layers = [keras.layers.Dense(width, name="first"), keras.layers.Dense(2, name="second")]
-    return keras.Sequential([keras.Input((3,)), *layers])
-
-
 # --- by name, and with what does not fit ----------------------------------------------------
-
-
-def functional(*names: str, widths: tuple[int, ...] = (3, 3, 3)) -> Any:
-    x = inputs = keras.Input((3,))
-    for name, width in zip(names, widths, strict=True):
-        x = keras.layers.Dense(width, name=name)(x)
-    return keras.Model(inputs, x)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -409,250 +333,6 @@ async def test_paths_of_more_than_one_variable(loader: asyncload.Loader, tmp_pat
     np.savez(tmp_path / "m.npz", **named)
     with pytest.raises(MismatchError, match="twin/kernel is the path of more than one variable"):
         await loader.load_into(Pair(), tmp_path / "m.npz")
-
-
-# --- all or nothing ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".weights.json"])
-async def test_the_last_layer_does_not_fit(
-    suffix: str, loader: asyncload.Loader, tmp_path: Path
-) -> None:
-    saved = functional("a", "b", "c", widths=(3, 3, 4))
-    path = tmp_path / f"m{suffix}"
-    save(saved, path)
-    model = functional("a", "b", "c")
-    train(model)
-    with unchanged(model), pytest.raises(MismatchError) as caught:
-        await loader.load_into(model, path)
-    assert "(3, 3)" in str(caught.value)
-    assert "(3, 4)" in str(caught.value)
-    assert "Nothing was changed" in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-async def test_a_layer_is_missing(suffix: str, loader: asyncload.Loader, tmp_path: Path) -> None:
-    saved = functional("a", "b", widths=(3, 3))
-    path = tmp_path / f"m{suffix}"
-    save(saved, path)
-    model = functional("a", "b", "c")
-    with unchanged(model), pytest.raises(MismatchError, match=r"no such tensor|only in the model"):
-        await loader.load_into(model, path)
-
-
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".npz"])
-async def test_a_truncated_file(suffix: str, loader: asyncload.Loader, tmp_path: Path) -> None:
-    model = functional("a", "b", "c")
-    path = tmp_path / f"m{suffix}"
-    if suffix == ".npz":
-        np.savez(path, **{weight.path: weight.numpy() for weight in model.weights})
-    else:
-        save(model, path)
-    whole = path.read_bytes()
-    with unchanged(model):
-        for tenth in range(10):
-            path.write_bytes(whole[: len(whole) * tenth // 10])
-            with pytest.raises(FormatError):
-                await loader.load_into(model, path)
-
-
-async def test_bytes_that_decode_to_nothing(loader: asyncload.Loader, tmp_path: Path) -> None:
-    model = dense()
-    path = tmp_path / "m.weights.h5"
-    with h5py.File(path, "w") as file:
-        for number, weight in enumerate(model.layers[0].weights):
-            file[f"layers/dense/vars/{number}"] = weight.numpy()
-        file.create_dataset(
-            "layers/dense_1/vars/0", data=np.ones((4, 2), "f4"), chunks=(4, 2), fletcher32=True
-        )
-        offset = file["layers/dense_1/vars/0"].id.get_chunk_info(0).byte_offset
-        file["layers/dense_1/vars/1"] = np.ones(2, "f4")
-    await loader.load_into(model, path)
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1
-    path.write_bytes(content)
-    with unchanged(model), pytest.raises((Corrupt, asyncload.DecodeError)):
-        await loader.load_into(model, path)
-
-
-async def test_cancelled_while_reading(tmp_path: Path) -> None:
-    model = functional("a", "b", "c")
-    model.save_weights(tmp_path / "m.weights.h5")
-    scramble(model)
-    task: asyncio.Task[None]
-
-    def observe(event: Event) -> None:
-        if isinstance(event, TensorReady):
-            task.cancel()
-
-    async with asyncload.Loader(executor="thread", observer=observe) as loader:
-        with unchanged(model):
-            task = asyncio.create_task(loader.load_into(model, tmp_path / "m.weights.h5"))
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await asyncio.sleep(0.05)
-        assert loader._resources.budget.held == 0
-
-
-class Slow(keras.layers.Dense):
-    """A layer that is held up while it loads."""
-
-    begun, go_on = threading.Event(), threading.Event()
-
-    def load_own_variables(self, store: Any) -> None:
-        self.begun.set()
-        self.go_on.wait(10)
-        super().load_own_variables(store)
-
-
-@pytest.mark.parametrize("width", [3, 5])
-async def test_cancelled_while_assigning(
-    width: int, loader: asyncload.Loader, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whoever gets the cancellation finds all values new, or all old, and none changes later."""
-
-    def make(width: int) -> Any:
-        inputs = keras.Input((3,))
-        return keras.Model(inputs, keras.layers.Dense(width)(Slow(3)(inputs)))
-
-    saved, model = make(3), make(width)
-    saved.save_weights(tmp_path / "m.weights.h5")
-    old = scramble(model)
-    expected = values(saved) if width == 3 else old
-    Slow.begun.clear()
-    Slow.go_on.clear()
-    task = asyncio.create_task(loader.load_into(model, tmp_path / "m.weights.h5"))
-    await asyncio.to_thread(Slow.begun.wait)
-    task.cancel()
-    await asyncio.sleep(0.05)
-    assert not task.done()
-    Slow.go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert same(values(model), expected)
-    del task
-    gc.collect()
-    assert "never retrieved" not in caplog.text
-
-
-async def test_cancelled_before_the_thread_is_free(
-    loader: asyncload.Loader, tmp_path: Path
-) -> None:
-    model = dense()
-    model.save_weights(tmp_path / "m.weights.h5")
-    scramble(model)
-    free = threading.Event()
-    loader._resources.builder.submit(free.wait)
-    with unchanged(model):
-        task = asyncio.create_task(loader.load_into(model, tmp_path / "m.weights.h5"))
-        await asyncio.sleep(0.1)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        free.set()
-
-
-async def test_what_is_no_number(loader: asyncload.Loader, tmp_path: Path) -> None:
-    model = dense()
-    weights = {
-        name: {"k:0": np.zeros(shape, "V4"), "b:0": np.ones(shape[1], "f4")}
-        for name, shape in (("first", (3, 4)), ("second", (4, 2)))
-    }
-    path = keras_2.save_weights(tmp_path / "m.h5", weights)
-    with unchanged(model), pytest.raises(MismatchError, match=r"V4.*\n.*V4"):
-        await loader.load_into(model, path)
-    named: dict[str, Any] = {weight.path: weight.numpy().view("V4") for weight in model.weights}
-    np.savez(tmp_path / "m.npz", **named)
-    with unchanged(model), pytest.raises((MismatchError, FormatError)):
-        await loader.load_into(model, tmp_path / "m.npz")
-
-
-async def test_a_loader_that_is_closed(tmp_path: Path) -> None:
-    model = dense()
-    model.save_weights(tmp_path / "m.weights.h5")
-    loader = asyncload.Loader(executor="thread")
-    await loader.aclose()
-    with unchanged(model), pytest.raises(LoaderClosed):
-        await loader.load_into(model, tmp_path / "m.weights.h5")
-
-
-# --- layers that load in their own way ----------------------------------------------------------
-
-
-class Own(keras.layers.Layer):
-    """A layer with a state that is no Keras variable."""
-
-    def build(self, shape: Any) -> None:
-        self.kernel = self.add_weight(shape=(shape[-1], 3), name="kernel")
-        self.double = self.add_weight(shape=(shape[-1], 3), name="double")
-        self.raw = tf.Variable(np.zeros(3, "f4"))
-        self.note = np.zeros(3)
-
-    def call(self, x: Any) -> Any:
-        return keras.ops.matmul(x, self.kernel)
-
-    def save_own_variables(self, store: Any) -> None:
-        store["kernel"] = self.kernel
-        store["note"] = np.arange(3.0)
-
-    def load_own_variables(self, store: Any) -> None:
-        self.note = store["note"]
-        self.fresh = True
-        self.raw.assign(np.asarray(store["note"], "f4"))
-        self.kernel.assign(store["kernel"])
-        self.double.assign(self.kernel * 2)
-
-
-class Stubborn(Own):
-    """A layer that makes a variable while it loads, which Keras forbids within a Recording."""
-
-    def load_own_variables(self, store: Any) -> None:
-        super().load_own_variables(store)
-        self.note = self.note * keras.Variable(np.ones(3, "f4")).numpy()
-
-
-@pytest.mark.parametrize("kind", [Own, Stubborn])
-async def test_own_ways(kind: type[Own], loader: asyncload.Loader, tmp_path: Path) -> None:
-    def make(width: int) -> Any:
-        inputs = keras.Input((4,))
-        return keras.Model(inputs, keras.layers.Dense(width)(kind()(inputs)))
-
-    model, other = make(2), make(5)
-    model.save_weights(tmp_path / "m.weights.h5")
-    kernel = model.layers[1].kernel.numpy()
-    scramble(model)
-    await loader.load_into(model, tmp_path / "m.weights.h5")
-    own = model.layers[1]
-    assert same_bytes(own.kernel.numpy(), kernel)
-    assert same_bytes(own.double.numpy(), kernel * 2)
-    assert same_bytes(own.raw.numpy(), np.arange(3, dtype="f4"))
-    assert same_bytes(own.note, np.arange(3.0))
-
-    own = other.layers[1]
-    with unchanged(other), pytest.raises(MismatchError, match="dense"):
-        await loader.load_into(other, tmp_path / "m.weights.h5")
-    assert not hasattr(own, "fresh")
-    assert same_bytes(own.raw.numpy(), np.zeros(3, "f4"))
-
-
-async def test_without_the_fast_path(
-    loader: asyncload.Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_private, "fast_path", lambda: False)
-    model = dense()
-    train(model)
-    for suffix in (".weights.h5", ".h5"):
-        path = tmp_path / f"m{suffix}"
-        save(model, path)
-        expected = stock(model, path)
-        scramble(model)
-        await loader.load_into(model, path)
-        assert same(values(model), expected)
-        other = dense(6)
-        before = scramble(other)
-        with pytest.raises(MismatchError):
-            await loader.load_into(other, path)
-        assert same(values(other), before)
 
 
 # --- what cannot be loaded into what --------------------------------------------------------------

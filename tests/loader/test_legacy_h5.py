@@ -30,10 +30,7 @@ GOOD = (
     "many_inputs_and_outputs",
     "convolutional",
     "preprocessing",
-    "text",
-    "int8",
     "int4",
-    "lora",
     "custom",
 )
 
@@ -49,7 +46,8 @@ def compiled() -> Any:
         keras.losses.MeanSquaredError(),
         metrics=[keras.metrics.MeanAbsoluteError()],
     )
-    model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(5)
     return model
 
 
@@ -115,7 +113,7 @@ async def test_a_compiled_model_equals_stock(
     model = await same_as_stock(loader, tmp_path / "m.h5", compile=compile)
     assert model.compiled == compile
     if compile:
-        assert model.optimizer.iterations.numpy() == 1
+        assert model.optimizer.iterations.numpy() == 5
     indexed = next(event for event in loader.events if isinstance(event, Indexed))
     assert (indexed.tensors > 10) == compile  # the optimizer's state is not read for nothing
 
@@ -171,11 +169,11 @@ async def test_without_the_fast_path(
     folder: Path, loader: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_private, "fast_path", lambda: False)
-    content = (folder / "int8.h5").read_bytes()
-    model = await loader.load(folder / "int8.h5")
-    assert_same_model(model, keras.models.load_model(folder / "int8.h5"))
+    content = (folder / "int4.h5").read_bytes()
+    model = await loader.load(folder / "int4.h5")
+    assert_same_model(model, keras.models.load_model(folder / "int4.h5"))
     assert loader.fell_back()
-    assert (folder / "int8.h5").read_bytes() == content
+    assert (folder / "int4.h5").read_bytes() == content
 
 
 async def test_under_another_name(folder: Path, tmp_path: Path, loader: Watched) -> None:
