@@ -59,11 +59,36 @@ def load(
     compile_model: Annotated[
         bool, typer.Option("--compile/--no-compile", help="compile the model as it was saved")
     ] = True,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="of a SavedModel, the object and not its signatures")
+    ] = False,
+    trusted: Annotated[
+        bool, typer.Option("--trusted", help="a SavedModel from elsewhere may run")
+    ] = False,
+    warmup: Annotated[
+        bool, typer.Option("--warmup", help="call the model once before it counts as loaded")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="compare checksums of tensors")
+    ] = True,
     as_json: _Json = False,
     debug: _Debug = False,
 ) -> None:
     """Load URI, and say how long it took and what it holds."""
-    _guard(lambda: _load(uri, weights=weights, compile_model=compile_model, as_json=as_json), debug)
+
+    async def run(loader: asyncload.Loader) -> Any:
+        if weights:
+            return await loader.load_weights(uri, verify=verify)
+        return await loader.load(
+            uri,
+            compile=compile_model,
+            whole=whole,
+            trusted=trusted or None,
+            warmup=warmup,
+            verify=verify,
+        )
+
+    _guard(lambda: _load(uri, run, as_json=as_json), debug)
 
 
 @app.command()
@@ -160,7 +185,9 @@ def _one_line(error: Exception) -> str:
 # --- load --------------------------------------------------------------------------------
 
 
-async def _load(uri: str, *, weights: bool, compile_model: bool, as_json: bool) -> None:
+async def _load(
+    uri: str, run: Callable[[asyncload.Loader], Awaitable[Any]], *, as_json: bool
+) -> None:
     timeline, fallbacks, cached = Timeline(), [], False
     bar = nullcontext(_ignore) if as_json else ProgressReporter(transient=True)
 
@@ -177,10 +204,7 @@ async def _load(uri: str, *, weights: bool, compile_model: bool, as_json: bool) 
 
         async with asyncload.Loader(observer=observe) as loader:
             begin = time.perf_counter()
-            if weights:
-                result = await loader.load_weights(uri)
-            else:
-                result = await loader.load(uri, compile=compile_model)
+            result = await run(loader)
             seconds = time.perf_counter() - begin
 
     summary = {
@@ -208,14 +232,27 @@ def _describe(result: Any) -> dict[str, Any]:
             "tensors": len(result),
             "nbytes": result.nbytes,
         }
+    if isinstance(result, asyncload.Signatures):
+        return {"kind": "signatures", **{name: _call(result[name]) for name in result}}
+    kind = f"{type(result).__module__}.{type(result).__qualname__}"
+    if hasattr(result, "signatures"):
+        return {"kind": kind, "signatures": ", ".join(result.signatures)}
     # A Keras model: sizes by what its variables say, for no array is to be copied for this.
     return {
-        "kind": f"{type(result).__module__}.{type(result).__qualname__}",
+        "kind": kind,
         "name": result.name,
         "layers": len(result.layers),
         "parameters": result.count_params(),
         "tensors": len(result.weights),
     }
+
+
+def _call(signature: asyncload.Signature) -> str:
+    """Return what a signature takes and gives, on one line."""
+    inputs = ", ".join(
+        f"{name}: {spec.dtype.name} {spec.shape}" for name, spec in signature.inputs.items()
+    )
+    return f"({inputs}) -> {', '.join(signature.outputs)}"
 
 
 def _print_summary(summary: dict[str, Any], timeline: Timeline) -> None:

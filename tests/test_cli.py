@@ -178,3 +178,22 @@ def test_the_reader_may_go_away(weights: Path) -> None:
         ["bash", "-c", f"{command} | true"], capture_output=True, text=True, timeout=60, check=False
     )
     assert "Traceback" not in done.stderr
+
+
+def test_load_a_saved_model(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.v = tf.Variable(2.0)
+    module.run = tf.function(
+        lambda x: {"y": x * module.v}, input_signature=[tf.TensorSpec([None], tf.float32, "x")]
+    )
+    tf.saved_model.save(module, tmp_path / "m", signatures=module.run)
+    done = run("load", tmp_path / "m", "--warmup")
+    assert done.exit_code == 0, done.output
+    for text in ("signatures", "serving_default", "(x: float32 (None,)) -> y", "warm-up"):
+        assert text in done.stdout
+    document = json.loads(run("load", tmp_path / "m", "--whole", "--json").stdout)
+    assert document["signatures"] == "serving_default"
+    document = json.loads(run("load", tmp_path / "m", "--weights", "--json").stdout)
+    assert document["tensors"] == 1

@@ -37,9 +37,14 @@ _MESSAGES = declare(
         "Asset": {"filename": (2, False, str)},
         "Graph": {"node": (1, True, bytes), "library": (2, False, "Library")},
         "Library": {"function": (1, True, bytes)},
-        "Function": {"signature": (1, False, "Signature"), "node_def": (3, True, bytes)},
+        "Function": {
+            "signature": (1, False, "Signature"),
+            "node_def": (3, True, bytes),
+            "arg_attr": (7, True, "ArgumentAttributes"),
+        },
         "Signature": {"name": (1, False, str), "output_arg": (3, True, "Argument")},
         "Argument": {"type": (3, False, int)},
+        "ArgumentAttributes": {"key": (1, False, int), "value": (2, False, bytes)},
         "Name": {"name": (1, False, str)},
         "Operation": {"op": (2, False, str)},
         "ObjectGraph": {"nodes": (1, True, bytes), "concrete_functions": (2, True, "Entry")},
@@ -49,7 +54,7 @@ _MESSAGES = declare(
 
 
 def parse_function(data: bytes, *, uri: str) -> Any:
-    """Parse a ``FunctionDef`` but for its nodes, which stay bytes."""
+    """Parse a ``FunctionDef`` but for nodes and attributes of arguments, which stay bytes."""
     return parse(_MESSAGES["Function"], data, uri=uri)
 
 

@@ -77,7 +77,7 @@ def test_a_folder_is_told_by_a_file_in_it() -> None:
     ("names", "says"),
     [
         ([], "such as model.keras"),
-        (["model.keras"], "has no file 'checkpoint' \\(checkpoint\\)"),
+        (["model.keras"], r"has no file 'saved_model\.pb' .* or 'checkpoint' \(checkpoint\)"),
         (["b.index", "a.index", "c.index", "d.index"], "such as a, b, c\\."),
     ],
 )

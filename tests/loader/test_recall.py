@@ -208,7 +208,7 @@ async def test_the_entry_of_another_file_is_a_miss(
 def forge(manifest: Manifest, path: Path, folder: Path) -> None:
     """Put an entry into the cache that is all right but for what it says."""
     status = path.stat()
-    key = Key(f"{path}#", file_version(status), manifest.format)
+    key = Key(f"{path}#", file_version(status), "keras-h5")  # which tells .h5 files by their name
     (entry,) = entries(folder)
     assert entry.stem == key.digest.hex()
     entry.write_bytes(encode(Entry(manifest, (status.st_ctime_ns,)), key))
@@ -261,7 +261,7 @@ async def test_a_file_changed_while_it_loads_is_not_kept(path: Path, folder: Pat
     work: list[Work] = []
     async with _indexing(path) as indexing:
         with Recall(IndexCache(folder), work.append) as recall:
-            await recall.index(_format("keras-weights"), indexing)
+            await recall.index(_format("keras-h5"), indexing)
     rewritten(path)
     for each in work:
         each()

@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorflow.core.framework import node_def_pb2
+from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 from tensorflow.python.framework import (
@@ -57,6 +57,9 @@ def constant(proto: Any) -> Any:
     """Return the tensor that a ``TensorProto`` holds."""
     return constant_op.constant(tensor_util.MakeNdarray(proto), dtype=proto.dtype)
 
+
+# Attributes that TensorFlow numbers anew at each trace, and that running a function does not need.
+_GRADIENT, _GIVEN_NAME = "_gradient_op_type", "_user_specified_name"
 
 # --- definitions -------------------------------------------------------------------------
 
@@ -105,8 +108,8 @@ class Draft:
     """The definition of a function, on its way to a `Library`.
 
     Args:
-        function: a ``FunctionDef``, or a message that has its name, its outputs' dtypes and its
-            nodes as bytes (``node_def``), and keeps the rest.
+        function: a message that has a ``FunctionDef``'s name, its outputs' dtypes, its nodes and
+            the attributes of its arguments as bytes, and keeps the rest.
         operations: the operation of each node.
         functions: the names of all functions there are.
 
@@ -153,9 +156,12 @@ class Draft:
             node.op = names.get(node.op, node.op)
             for reference in _references(node):
                 reference.name = names[reference.name]
+            node.attr.pop(_GRADIENT, None)
             if traits.shared is not None:
                 _rename_shared(node, traits.shared, suffix)
             function.node_def[index] = node.SerializeToString(deterministic=True)
+        for argument in function.arg_attr:
+            argument.value = _without_given_name(argument.value)
         readable = re.sub(r"_\d+$", "", function.signature.name)
         function.signature.name = ""
         digest = hashlib.sha256(function.SerializeToString(deterministic=True)).hexdigest()
@@ -163,6 +169,15 @@ class Draft:
         function.signature.name = name
         outputs = [result.type for result in function.signature.output_arg]
         return name, function.SerializeToString(), outputs
+
+
+def _without_given_name(attributes: bytes) -> bytes:
+    if _GIVEN_NAME.encode() not in attributes:
+        return attributes
+    parsed = function_pb2.FunctionDef.ArgAttrs.FromString(attributes)
+    parsed.attr.pop(_GIVEN_NAME)
+    stripped: bytes = parsed.SerializeToString(deterministic=True)
+    return stripped
 
 
 def _references(node: Any) -> Iterator[Any]:
