@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
@@ -76,8 +78,7 @@ class Bound:
         """
         self._check(arrays, keys)
         for number, key in keys.variables.items():
-            value = _private.as_tensor(arrays[key])
-            tf.raw_ops.AssignVariableOp(resource=self._tensors[number], value=value)
+            _private.assign(self._tensors[number], _private.as_tensor(arrays[key]))
         for number, path in self._asset_paths(assets):
             self._tensors[number] = tf.constant(path)
         for number in self._creation_order():
@@ -115,11 +116,11 @@ class Bound:
         problems = []
         for number, key in keys.variables.items():
             variable, array = self._plan.variables[number], arrays[key]
-            shape, dtype = tf.TensorShape(variable.shape), tf.as_dtype(variable.dtype)
-            if not shape.is_compatible_with(array.shape) or dtype != _dtype(array):
+            if not _fits(variable, array):
+                shape, dtype = tf.TensorShape(variable.shape), tf.as_dtype(variable.dtype)
                 problems.append(
                     f"{key}: the variable is {dtype.name} {shape}, the checkpoint has "
-                    f"{_dtype(array).name} {array.shape}"
+                    f"{_dtype(array.dtype).name} {array.shape}"
                 )
         if problems:
             listing = "\n  ".join(problems)
@@ -147,5 +148,17 @@ class Bound:
             yield number, os.fspath(path)
 
 
-def _dtype(array: Array) -> tf.DType:
-    return tf.string if array.dtype == object else tf.as_dtype(array.dtype)
+def _fits(variable: Any, array: Array) -> bool:
+    if variable.dtype != _dtype(array.dtype).as_datatype_enum:
+        return False
+    if variable.shape.unknown_rank:
+        return True
+    sizes = [size.size for size in variable.shape.dim]
+    return len(sizes) == array.ndim and all(
+        size in (-1, found) for size, found in zip(sizes, array.shape, strict=True)
+    )
+
+
+@functools.cache
+def _dtype(dtype: np.dtype[Any]) -> tf.DType:
+    return tf.string if dtype.hasobject else tf.as_dtype(dtype)

@@ -11,6 +11,7 @@ saved_object_graph.proto, and tensorflow/core/framework/graph.proto, function.pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,7 @@ from asyncload.errors import Corrupt, FormatError
 from . import CannotBuildFast
 from ._messages import declare, parse
 
-__all__ = ["SavedModelParts", "choose", "parse_function", "parse_operation"]
+__all__ = ["SavedModelParts", "choose", "parse_function"]
 
 _MESSAGES = declare(
     "asyncload.saved_model",
@@ -39,14 +40,17 @@ _MESSAGES = declare(
         "Library": {"function": (1, True, bytes)},
         "Function": {
             "signature": (1, False, "Signature"),
-            "node_def": (3, True, bytes),
+            "node_def": (3, True, "Node"),
+            "attr": (5, True, "Attribute"),
             "arg_attr": (7, True, "ArgumentAttributes"),
         },
+        "FunctionName": {"signature": (1, False, "Signature")},
         "Signature": {"name": (1, False, str), "output_arg": (3, True, "Argument")},
         "Argument": {"type": (3, False, int)},
-        "ArgumentAttributes": {"key": (1, False, int), "value": (2, False, bytes)},
-        "Name": {"name": (1, False, str)},
-        "Operation": {"op": (2, False, str)},
+        "Node": {"op": (2, False, str), "attr": (5, True, "Attribute")},
+        "Attribute": {"key": (1, False, str), "value": (2, False, bytes)},
+        "ArgumentAttributes": {"key": (1, False, int), "value": (2, False, "Attributes")},
+        "Attributes": {"attr": (1, True, "Attribute")},
         "ObjectGraph": {"nodes": (1, True, bytes), "concrete_functions": (2, True, "Entry")},
         "Entry": {"key": (1, False, str), "value": (2, False, bytes)},
     },
@@ -54,13 +58,8 @@ _MESSAGES = declare(
 
 
 def parse_function(data: bytes, *, uri: str) -> Any:
-    """Parse a ``FunctionDef`` but for nodes and attributes of arguments, which stay bytes."""
+    """Parse a ``FunctionDef``: its name, outputs and nodes, and the names of attributes."""
     return parse(_MESSAGES["Function"], data, uri=uri)
-
-
-def parse_operation(node: bytes, *, uri: str) -> str:
-    """Return the operation of a serialized ``NodeDef``."""
-    return str(parse(_MESSAGES["Operation"], node, uri=uri).op)
 
 
 class SavedModelParts:
@@ -97,7 +96,7 @@ class SavedModelParts:
         """The serialized function definitions by name."""
         found: dict[str, bytes] = {}
         for data in self._graph.library.function:
-            found[parse_function(data, uri=self.uri).signature.name] = data
+            found[parse(_MESSAGES["FunctionName"], data, uri=self.uri).signature.name] = data
         return found
 
     def node(self, number: int) -> Any:
@@ -158,11 +157,12 @@ class SavedModelParts:
         """
         wanted = set(operations)
         found: dict[str, Any] = {}
+        mentioned = re.compile(b"|".join(re.escape(name.encode()) for name in wanted)).search
         for data in self._graph.node if wanted else ():
-            name = parse(_MESSAGES["Name"], data, uri=self.uri).name
-            if name in wanted:
+            if mentioned(data):  # most are not worth to be parsed
                 node = parse(node_def_pb2.NodeDef, data, uri=self.uri)
-                found[name] = node.attr["value"].tensor
+                if node.name in wanted:
+                    found[node.name] = node.attr["value"].tensor
         if missing := wanted - set(found):
             raise Corrupt(f"has no constant {min(missing)!r}; export the model again", uri=self.uri)
         return found

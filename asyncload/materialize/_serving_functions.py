@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from asyncload.errors import Corrupt
 
 from . import _private
-from ._saved_model import SavedModelParts, parse_function, parse_operation
+from ._saved_model import SavedModelParts, parse_function
 
 __all__ = ["register"]
 
@@ -46,8 +46,7 @@ def _draft(parts: SavedModelParts, name: str) -> _private.Draft:
             f"has no function {name!r}, which it calls; export the model again", uri=parts.uri
         )
     function = parse_function(definition, uri=parts.uri)
-    operations = [parse_operation(node, uri=parts.uri) for node in function.node_def]
-    return _private.Draft(function, operations, parts.functions)
+    return _private.Draft(function, parts.functions)
 
 
 def _callees_first(calls: dict[str, list[str]], uri: str) -> Iterator[str]:

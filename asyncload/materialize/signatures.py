@@ -193,9 +193,13 @@ class _Run:
         self._captures = bound.captures(function)
         self._function = function
         self._outputs = outputs
+        self._flat_outputs = tf.nest.flatten(outputs, expand_composites=True)
 
     def __call__(self, inputs: list[Any]) -> Any:
         results = self._library.call(self._function, [*inputs, *self._captures])
+        if not tf.executing_eagerly():
+            for result, spec in zip(results, self._flat_outputs, strict=True):
+                result.set_shape(spec.shape)
         return tf.nest.pack_sequence_as(self._outputs, results, expand_composites=True)
 
 

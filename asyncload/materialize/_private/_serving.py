@@ -13,28 +13,22 @@ import re
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorflow.core.framework import function_pb2, node_def_pb2
+from tensorflow.core.framework import node_def_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
-from tensorflow.python.framework import (
-    constant_op,
-    dtypes,
-    op_def_registry,
-    ops,
-    tensor_shape,
-    tensor_util,
-)
-from tensorflow.python.ops import gen_functional_ops, resource_variable_ops
+from tensorflow.python.framework import constant_op, op_def_registry, ops, tensor_util
+from tensorflow.python.ops import gen_functional_ops, gen_resource_variable_ops
 from tensorflow.python.saved_model import nested_structure_coder
 
 __all__ = [
     "Draft",
     "Library",
     "UnknownOperation",
+    "assign",
     "constant",
     "decode_structure",
     "variable_handle",
@@ -46,11 +40,23 @@ def decode_structure(proto: Any) -> Any:
     return nested_structure_coder.decode_proto(proto)
 
 
-def variable_handle(shape: Any, dtype: Any, name: str) -> Any:
-    """Return the handle of a new variable without a value; the variable ends with it."""
-    return resource_variable_ops._variable_handle_from_shape_and_dtype(
-        tensor_shape.TensorShape(shape), dtypes.as_dtype(dtype), None, name, graph_mode=False
+def variable_handle(shape: Any, dtype: int, name: str) -> Any:
+    """Return the handle of a new variable without a value; the variable ends with it.
+
+    Args:
+        shape: a ``TensorShapeProto``.
+        dtype: as protocol buffers number it.
+        name: for messages.
+    """
+    sizes = None if shape.unknown_rank else [size.size for size in shape.dim]
+    return gen_resource_variable_ops.var_handle_op(
+        dtype=dtype, shape=sizes, shared_name=context.anonymous_name(), debug_name=name, name=name
     )
+
+
+def assign(handle: Any, value: Any) -> None:
+    """Give a variable its first value, a tensor whose memory it shares."""
+    gen_resource_variable_ops.assign_variable_op(handle, value)
 
 
 def constant(proto: Any) -> Any:
@@ -58,8 +64,11 @@ def constant(proto: Any) -> Any:
     return constant_op.constant(tensor_util.MakeNdarray(proto), dtype=proto.dtype)
 
 
-# Attributes that TensorFlow numbers anew at each trace, and that running a function does not need.
+# Attributes that running a function does not need. TensorFlow numbers the first two anew at each
+# trace; the others say what follows from the operations, and its own loader drops them too: with
+# them, instantiating takes a third longer.
 _GRADIENT, _GIVEN_NAME = "_gradient_op_type", "_user_specified_name"
+_INFERRED, _INFERRED_OF_INPUTS = "_output_shapes", "_input_shapes"
 
 # --- definitions -------------------------------------------------------------------------
 
@@ -108,33 +117,33 @@ class Draft:
     """The definition of a function, on its way to a `Library`.
 
     Args:
-        function: a message that has a ``FunctionDef``'s name, its outputs' dtypes, its nodes and
-            the attributes of its arguments as bytes, and keeps the rest.
-        operations: the operation of each node.
+        function: a message with a ``FunctionDef``'s name, outputs, nodes and attributes, which
+            keeps the rest as it is.
         functions: the names of all functions there are.
 
     Attributes:
         calls: the functions that it calls.
 
     Raises:
-        UnknownOperation: one of them is neither an operation nor a function.
+        UnknownOperation: one of its nodes is neither an operation nor a function.
     """
 
-    def __init__(self, function: Any, operations: Iterable[str], functions: Container[str]) -> None:
+    def __init__(self, function: Any, functions: Container[str]) -> None:
         self._function = function
         self._nodes: list[tuple[int, _Traits, Any]] = []
         self.calls: list[str] = []
-        for index, operation in enumerate(operations):
-            traits = _traits(operation)
-            if traits is _PLAIN:
-                continue
-            node = node_def_pb2.NodeDef.FromString(function.node_def[index])
-            self._nodes.append((index, traits, node))
-            if node.op in functions:
-                self.calls.append(node.op)
-            elif traits is _UNKNOWN:
+        for index, node in enumerate(function.node_def):
+            traits = _traits(node.op)
+            if traits is _UNKNOWN and node.op not in functions:
                 raise UnknownOperation(f"nobody has registered the operation {node.op!r}")
-            self.calls.extend(reference.name for reference in _references(node))
+            _drop(node.attr, _INFERRED)
+            if traits is not _PLAIN:
+                whole = node_def_pb2.NodeDef.FromString(node.SerializeToString())
+                self._nodes.append((index, traits, whole))
+                self.calls.extend(_called(whole, functions))
+        _drop(function.attr, _INFERRED_OF_INPUTS)
+        for argument in function.arg_attr:
+            _drop(argument.value.attr, _GIVEN_NAME)
 
     def finish(self, names: Mapping[str, str], suffix: str) -> tuple[str, bytes, list[int]]:
         """Give functions and shared resources the names that they have in this process.
@@ -159,9 +168,9 @@ class Draft:
             node.attr.pop(_GRADIENT, None)
             if traits.shared is not None:
                 _rename_shared(node, traits.shared, suffix)
-            function.node_def[index] = node.SerializeToString(deterministic=True)
-        for argument in function.arg_attr:
-            argument.value = _without_given_name(argument.value)
+            place = function.node_def[index]
+            place.Clear()
+            place.MergeFromString(node.SerializeToString(deterministic=True))
         readable = re.sub(r"_\d+$", "", function.signature.name)
         function.signature.name = ""
         digest = hashlib.sha256(function.SerializeToString(deterministic=True)).hexdigest()
@@ -171,13 +180,17 @@ class Draft:
         return name, function.SerializeToString(), outputs
 
 
-def _without_given_name(attributes: bytes) -> bytes:
-    if _GIVEN_NAME.encode() not in attributes:
-        return attributes
-    parsed = function_pb2.FunctionDef.ArgAttrs.FromString(attributes)
-    parsed.attr.pop(_GIVEN_NAME)
-    stripped: bytes = parsed.SerializeToString(deterministic=True)
-    return stripped
+def _drop(attributes: Any, name: str) -> None:
+    for index, attribute in enumerate(attributes):
+        if attribute.key == name:
+            del attributes[index]
+            return
+
+
+def _called(node: Any, functions: Container[str]) -> Iterator[str]:
+    if node.op in functions:
+        yield node.op
+    yield from (reference.name for reference in _references(node))
 
 
 def _references(node: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from asyncload.materialize._saved_model import parse_function
 
-from ._serving import Draft, Library, variable_handle
+from ._serving import Draft, Library, assign, variable_handle
 from ._variables import as_tensor
 
 __all__ = ["serving_path"]
@@ -38,10 +38,9 @@ def _try_everything() -> None:
     known = [definition.signature.name for definition in definitions]
     for name, definition in zip(known, definitions, strict=True):
         function = parse_function(definition.SerializeToString(), uri="")
-        library.add(name, Draft(function, [node.op for node in definition.node_def], known))
-    handle = variable_handle([4], tf.float32, "v")
-    tensor = as_tensor(value)
-    tf.raw_ops.AssignVariableOp(resource=handle, value=tensor)
+        library.add(name, Draft(function, known))
+    handle = variable_handle(tf.TensorShape([4]).as_proto(), tf.float32.as_datatype_enum, "v")
+    assign(handle, as_tensor(value))
     (result,) = library.call(called, [argument, handle])
     if not np.array_equal(result.numpy(), expected):
         raise AssertionError(f"a function gave {result.numpy()} instead of {expected}")
