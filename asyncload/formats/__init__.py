@@ -3,7 +3,7 @@
 - formats: ``_keras_archive``, ``_weights_h5``, ``_keras_sharded``, ``_keras_h5``, ``_safetensors``,
   ``_safetensors_index``, ``_npz``, ``_tensor_bundle``, ``_saved_model``
 - what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``,
-  ``_json``, ``_protobuf``, ``_checkpoint_state``; ``_bundle_index`` with ``_leveldb`` and
+  ``_json``, ``protobuf``, ``_checkpoint_state``; ``_bundle_index`` with ``_leveldb`` and
   ``_ordered_code``
 - small reads side by side, and sizes that can be true: ``_ranges``, ``_concurrent``, ``_shape``
 """

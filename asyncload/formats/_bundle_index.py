@@ -18,8 +18,8 @@ from asyncload.manifest import numpy_dtype
 
 from ._leveldb import read_table
 from ._ordered_code import PART_KEY, slice_key
-from ._protobuf import Value, as_bytes, as_int, as_uint, as_view, fields
 from ._shape import array_bytes
+from .protobuf import Value, as_bytes, as_int, as_uint, as_view, fields
 
 __all__ = ["STRING", "BundleIndex", "Stored", "parse_index"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from asyncload.codecs import crc32c, unmasked
 from asyncload.errors import Corrupt, FormatError, TooLarge
 
-from ._protobuf import varint
+from .protobuf import varint
 
 __all__ = ["read_table"]
 

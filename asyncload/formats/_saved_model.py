@@ -14,8 +14,8 @@ from asyncload.interfaces import Indexing, Reader
 from asyncload.manifest import Manifest, TensorEntry
 
 from ._concurrent import for_each
-from ._protobuf import BYTES, as_text, as_view, fields
 from ._tensor_bundle import OBJECT_GRAPH, Bundle, index_bundle
+from .protobuf import BYTES, as_text, as_view, fields
 
 __all__ = ["SAVED_MODEL", "WARMUP_REQUESTS", "SavedModel"]
 

@@ -42,7 +42,7 @@ def declare(package: str, schema: Schema) -> dict[str, Any]:
     }
 
 
-def parse(kind: Any, data: bytes, *, uri: str) -> Any:
+def parse(kind: Any, data: bytes | memoryview, *, uri: str) -> Any:
     """Parse a message.
 
     Args:
@@ -54,7 +54,7 @@ def parse(kind: Any, data: bytes, *, uri: str) -> Any:
         Corrupt: they are no such message.
     """
     try:
-        return kind.FromString(data)
+        return kind.FromString(bytes(data))
     except message.DecodeError as error:
         raise Corrupt(
             f"is damaged: no {kind.DESCRIPTOR.name} where one is expected ({error}). Copy or "

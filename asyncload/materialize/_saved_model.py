@@ -3,7 +3,8 @@
 ``saved_model.pb`` holds every function and every node of the graph that was traced, of which
 serving needs a few. Parsed whole it holds the GIL for 130 ms at 7 MB. So its messages are declared
 here with `bytes` in the place of what is to stay as it is (the two have the same form on the wire),
-and what is asked for is parsed by itself.
+and what is asked for is parsed by itself. The outermost ones are only looked through, as to copy
+7 MB into new pages takes milliseconds more.
 
 The numbers of the fields are those of tensorflow/core/protobuf/saved_model.proto, meta_graph.proto,
 saved_object_graph.proto, and tensorflow/core/framework/graph.proto, function.proto.
@@ -12,7 +13,8 @@ saved_object_graph.proto, and tensorflow/core/framework/graph.proto, function.pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -20,31 +22,33 @@ from tensorflow.core.framework import node_def_pb2
 from tensorflow.core.protobuf import saved_object_graph_pb2
 
 from asyncload.errors import Corrupt, FormatError
+from asyncload.formats.protobuf import BYTES, Wire, as_text, as_view, fields
 
 from . import CannotBuildFast
 from ._messages import declare, parse
 
 __all__ = ["SavedModelParts", "choose", "parse_function"]
 
+# Fields: SavedModel.meta_graphs; MetaGraphDef.graph_def, .asset_file_def, .object_graph_def;
+# AssetFileDef.filename; GraphDef.node, .library; FunctionDefLibrary.function;
+# FunctionDef.signature; OpDef.name; SavedObjectGraph.nodes.
+_META_GRAPHS = 2
+_GRAPH, _ASSETS, _OBJECTS = 2, 6, 7
+_FILENAME = 2
+_NODES, _LIBRARY = 1, 2
+_FUNCTIONS = 1
+_SIGNATURE = 1
+_NAME = 1
+
 _MESSAGES = declare(
     "asyncload.saved_model",
     {
-        "SavedModel": {"meta_graphs": (2, True, bytes)},
-        "MetaGraph": {
-            "graph_def": (2, False, bytes),
-            "asset_file_def": (6, True, "Asset"),
-            "object_graph_def": (7, False, bytes),
-        },
-        "Asset": {"filename": (2, False, str)},
-        "Graph": {"node": (1, True, bytes), "library": (2, False, "Library")},
-        "Library": {"function": (1, True, bytes)},
         "Function": {
             "signature": (1, False, "Signature"),
             "node_def": (3, True, "Node"),
             "attr": (5, True, "Attribute"),
             "arg_attr": (7, True, "ArgumentAttributes"),
         },
-        "FunctionName": {"signature": (1, False, "Signature")},
         "Signature": {"name": (1, False, str), "output_arg": (3, True, "Argument")},
         "Argument": {"type": (3, False, int)},
         "Node": {"op": (2, False, str), "attr": (5, True, "Attribute")},
@@ -57,9 +61,18 @@ _MESSAGES = declare(
 )
 
 
-def parse_function(data: bytes, *, uri: str) -> Any:
+def parse_function(data: Wire, *, uri: str) -> Any:
     """Parse a ``FunctionDef``: its name, outputs and nodes, and the names of attributes."""
     return parse(_MESSAGES["Function"], data, uri=uri)
+
+
+def _parts(message: Wire, *numbers: int) -> dict[int, list[memoryview]]:
+    """Return the bytes of some fields of a message, in their order, without copying them."""
+    found: dict[int, list[memoryview]] = {number: [] for number in numbers}
+    for number, wire, value in fields(message):
+        if number in found and wire == BYTES:
+            found[number].append(as_view(value))
+    return found
 
 
 class SavedModelParts:
@@ -76,27 +89,48 @@ class SavedModelParts:
 
     def __init__(self, content: bytes, uri: str) -> None:
         self.uri = uri
-        graphs = parse(_MESSAGES["SavedModel"], content, uri=uri).meta_graphs
-        if not graphs:
-            raise Corrupt("holds no graph; copy or export the model again", uri=uri)
-        if len(graphs) > 1:
-            raise CannotBuildFast("it has several graphs, as TensorFlow 1 writes them")
-        graph = parse(_MESSAGES["MetaGraph"], graphs[0], uri=uri)
-        if not graph.object_graph_def:
-            raise CannotBuildFast("it has no object graph: TensorFlow 1 wrote it")
-        self._graph = parse(_MESSAGES["Graph"], graph.graph_def, uri=uri)
-        objects = parse(_MESSAGES["ObjectGraph"], graph.object_graph_def, uri=uri)
+        with self._named():
+            graphs = _parts(content, _META_GRAPHS)[_META_GRAPHS]
+            if not graphs:
+                raise Corrupt("holds no graph; copy or export the model again")
+            if len(graphs) > 1:
+                raise CannotBuildFast("it has several graphs, as TensorFlow 1 writes them")
+            graph = _parts(graphs[0], _GRAPH, _ASSETS, _OBJECTS)
+            if not graph[_OBJECTS]:
+                raise CannotBuildFast("it has no object graph: TensorFlow 1 wrote it")
+            self.assets = [
+                as_text(name)
+                for asset in graph[_ASSETS]
+                for name in _parts(asset, _FILENAME)[_FILENAME]
+            ]
+        self._graph = graph[_GRAPH][-1] if graph[_GRAPH] else memoryview(b"")
+        objects = parse(_MESSAGES["ObjectGraph"], graph[_OBJECTS][-1], uri=uri)
         self._nodes: list[bytes] = list(objects.nodes)
         self._concrete = {entry.key: entry.value for entry in objects.concrete_functions}
         self._parsed: dict[int, Any] = {}
-        self.assets: list[str] = [asset.filename for asset in graph.asset_file_def]
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say in errors which file they are about."""
+        try:
+            yield
+        except Corrupt as error:
+            error.uri = error.uri or self.uri
+            raise
 
     @cached_property
-    def functions(self) -> dict[str, bytes]:
+    def _graph_parts(self) -> dict[int, list[memoryview]]:
+        with self._named():
+            return _parts(self._graph, _NODES, _LIBRARY)
+
+    @cached_property
+    def functions(self) -> dict[str, memoryview]:
         """The serialized function definitions by name."""
-        found: dict[str, bytes] = {}
-        for data in self._graph.library.function:
-            found[parse(_MESSAGES["FunctionName"], data, uri=self.uri).signature.name] = data
+        found: dict[str, memoryview] = {}
+        with self._named():
+            for library in self._graph_parts[_LIBRARY]:
+                for function in _parts(library, _FUNCTIONS)[_FUNCTIONS]:
+                    found[_function_name(function)] = function
         return found
 
     def node(self, number: int) -> Any:
@@ -158,7 +192,7 @@ class SavedModelParts:
         wanted = set(operations)
         found: dict[str, Any] = {}
         mentioned = re.compile(b"|".join(re.escape(name.encode()) for name in wanted)).search
-        for data in self._graph.node if wanted else ():
+        for data in self._graph_parts[_NODES] if wanted else ():
             if mentioned(data):  # most are not worth to be parsed
                 node = parse(node_def_pb2.NodeDef, data, uri=self.uri)
                 if node.name in wanted:
@@ -166,6 +200,15 @@ class SavedModelParts:
         if missing := wanted - set(found):
             raise Corrupt(f"has no constant {min(missing)!r}; export the model again", uri=self.uri)
         return found
+
+
+def _function_name(function: memoryview) -> str:
+    for number, _, signature in fields(function):
+        if number == _SIGNATURE:
+            for inner, _, name in fields(as_view(signature)):
+                if inner == _NAME:
+                    return as_text(name)
+    raise Corrupt("has a function without a name; export the model again")
 
 
 def choose(available: Iterable[str], wanted: Iterable[str] | None, *, uri: str) -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import attr_value_pb2, tensor_shape_pb2
 
 from asyncload.errors import Corrupt
-from asyncload.formats._protobuf import (
+from asyncload.formats.protobuf import (
     BYTES,
     FIXED32,
     FIXED64,
