@@ -43,11 +43,32 @@ def files() -> dict[str, Path]:
         "raw": folder / "raw.safetensors",
         "packed": folder / "packed.npz",
         "broken": folder / "broken.safetensors",
+        "served": folder / "served",
     }
+    if not found["served"].exists():
+        save_model(found["served"])
     safetensors.numpy.save_file(arrays, found["raw"])
     np.savez_compressed(found["packed"], *arrays.values())
     found["broken"].write_bytes(found["raw"].read_bytes()[:-4096])
     return found
+
+
+def save_model(folder: Path) -> None:
+    """Save a SavedModel with variables and a table, which its signature needs."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.kernel = tf.Variable(tf.random.stateless_normal([512, 512], (1, 2)))
+    keys = tf.lookup.KeyValueTensorInitializer([0, 1], [1.0, 2.0], tf.int64, tf.float32)
+    module.table = tf.lookup.StaticHashTable(keys, 0.0)
+    module.run = tf.function(
+        lambda x, key: module.table.lookup(key) * tf.matmul(x, module.kernel),
+        input_signature=[
+            tf.TensorSpec([None, 512], tf.float32, "x"),
+            tf.TensorSpec([], tf.int64, "key"),
+        ],
+    )
+    tf.saved_model.save(module, folder, signatures=module.run)
 
 
 async def load(loader: asyncload.Loader, uris: dict[str, Path], chance: random.Random) -> None:
@@ -55,9 +76,18 @@ async def load(loader: asyncload.Loader, uris: dict[str, Path], chance: random.R
     await loader.load_many([uris["raw"], uris["packed"]] * chance.randint(1, 3))
 
 
+async def serve(loader: asyncload.Loader, uris: dict[str, Path], chance: random.Random) -> None:
+    """Load signatures, two of them at once, and ask each for an answer."""
+    models = await loader.load_many([uris["served"]] * chance.randint(1, 2))
+    x, key = np.ones((1, 512), np.float32), chance.randint(0, 1)
+    answers = [model(x=x, key=key)["output_0"].numpy().tobytes() for model in models]
+    if len(set(answers)) != 1:
+        raise SystemExit("two loads of one model gave two answers")
+
+
 async def cancel(loader: asyncload.Loader, uris: dict[str, Path], chance: random.Random) -> None:
     """Cancel a load at some moment."""
-    task = loader.prefetch(uris[chance.choice(["raw", "packed"])])
+    task = loader.prefetch(uris[chance.choice(["raw", "packed", "served"])])
     await asyncio.sleep(chance.random() * 0.05)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -83,15 +113,16 @@ async def kill(loader: asyncload.Loader, uris: dict[str, Path], chance: random.R
         await task
 
 
-TURNS: dict[Turn, int] = {load: 10, cancel: 10, broken: 4, kill: 1}
+TURNS: dict[Turn, int] = {load: 10, serve: 10, cancel: 10, broken: 4, kill: 1}
 
 
 def _workers() -> list[int]:
-    return [
-        child.pid
-        for child in psutil.Process().children(recursive=True)
-        if "resource_tracker" not in " ".join(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # one that was killed is gone, or a zombie yet
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
 
 
 async def held(loader: asyncload.Loader, uris: dict[str, Path]) -> dict[str, int]:

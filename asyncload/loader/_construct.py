@@ -137,18 +137,12 @@ class Construction:
             _check_trusted(self._source, self._options.trusted)
         self._emit(StageStarted(uri=self._uri, stage="build"))
         loop = asyncio.get_running_loop()
-        make = _Maker(self._options, self._source, self._files.readers[0], self._notice(loop))
+        notice = _notice(self._uri, self._emit, loop)
+        make = _Maker(self._options, self._source, self._files.readers[0], notice)
         self._selective = _SELECTIVE[kind]
         self._reading = self._builder.submit(self._read, make, kind, documents)
         self._constructing = loop.run_in_executor(self._builder, self._construct)
         self._constructing.add_done_callback(self._report)
-
-    def _notice(self, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
-        def notice(reason: str) -> None:
-            event = FellBack(uri=self._uri, reason=reason)
-            loop.call_soon_threadsafe(self._emit, event)
-
-        return notice
 
     def _report(self, future: asyncio.Future[None]) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
@@ -219,6 +213,19 @@ class Construction:
 
     async def _on_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._builder, function, *args)
+
+
+def _notice(
+    uri: str, emit: Callable[[Event], None], loop: asyncio.AbstractEventLoop
+) -> Callable[[str], None]:
+    """Return what reports, from any thread, why a model is made the slower way."""
+
+    # No method of `Construction`: a build that referred to that, and it to the build, would keep
+    # a dropped model's memory until the garbage collector comes.
+    def notice(reason: str) -> None:
+        loop.call_soon_threadsafe(emit, FellBack(uri=uri, reason=reason))
+
+    return notice
 
 
 def _check_trusted(source: Source, trusted: bool | None) -> None:

@@ -70,3 +70,27 @@ async def test_keep_nothing(files: list[Path]) -> None:
         await asyncio.sleep(0)
         assert gone() is None
         assert loader._resources.arenas.idle_bytes == 0
+
+
+async def test_dropped_signatures_are_gone(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.v = tf.Variable(tf.ones([1 << 20]))
+    module.run = tf.function(lambda: tf.reduce_sum(module.v), input_signature=[])
+    tf.saved_model.save(module, tmp_path / "m", signatures=module.run)
+    async with asyncload.Loader(processes=1) as loader:
+        await loader.load(tmp_path / "m")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                served = await loader.load(tmp_path / "m")
+                assert float(served()["output_0"]) == 1 << 20
+                gone = weakref.ref(served)
+                del served
+                await asyncio.sleep(0.05)  # the construction thread lets go of its last call
+                assert gone() is None
+                assert loader._resources.arenas.idle_bytes
+        finally:
+            gc.enable()
