@@ -27,8 +27,9 @@ from rich.console import Console
 import asyncload
 
 WARM_UP = 30  # turns before the first look: caches and pools fill in them
+KEEP = 32 << 20  # bytes of dropped arrays' memory that the Loader keeps: else gigabytes, in the end
 LEVEL = 64 << 20  # bytes by which resident memory may differ between the looks
-DESCRIPTORS = 8  # by which open descriptors may differ: a worker more or less
+DESCRIPTORS = 24  # by which open descriptors may differ: slabs that are kept, a worker more or less
 
 Turn = Callable[[asyncload.Loader, dict[str, Path], random.Random], Awaitable[None]]
 
@@ -140,7 +141,7 @@ async def held(loader: asyncload.Loader, uris: dict[str, Path]) -> dict[str, int
 async def main(minutes: float, seed: int) -> None:
     console, chance, uris = Console(), random.Random(seed), files()
     counts: Counter[str] = Counter()
-    async with asyncload.Loader(processes=2) as loader:
+    async with asyncload.Loader(processes=2, keep=KEEP) as loader:
         before: dict[str, int] | None = None
         end = time.monotonic() + minutes * 60
         while time.monotonic() < end or before is None:
