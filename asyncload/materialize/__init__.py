@@ -4,7 +4,7 @@
 - ``_turn``       one build at a time, in the scopes of whoever asked for it
 - ``_trust``      what a model's config may name (pure; imports no TensorFlow)
 - ``_private``    every private API of TensorFlow and Keras that is used here, self-tested
-- ``keras``       builds a ``keras.Model`` and binds its weights
+- ``keras``       builds a ``keras.Model`` and binds its weights, as a ``_keras_build``
 - ``keras_h5``    the same for legacy HDF5 files
 - ``keras_into``  puts new values into a Keras model that lives
 - ``signatures``  serves signatures of a SavedModel: ``_saved_model`` takes its protocol buffer

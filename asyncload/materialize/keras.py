@@ -7,19 +7,17 @@ so builds of all Loaders take turns.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from asyncload.errors import MismatchError
-from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
 from ._config import parse_config
-from ._load_model import load_stock
+from ._keras_build import KerasBuild
 from ._trust import check_config
 from ._turn import summary, turn
 
@@ -30,36 +28,11 @@ Array = npt.NDArray[Any]
 capture_scopes = _private.capture_scopes
 
 
-class ModelBuild:
-    """One ``.keras`` model on its way: `read`, `construct`, `bind`, on the construction thread.
-
-    Args:
-        uri: for messages.
-        custom_objects: name -> class or function that the config may refer to.
-        compile: compile the model as it was when it was saved, optimizer state included.
-        safe_mode: refuse configs that could run code.
-        scopes: enters the Keras scopes of whoever asked for the load.
-    """
+class ModelBuild(KerasBuild):
+    """One ``.keras`` model on its way; see `KerasBuild`."""
 
     suffix = ".keras"
-
-    def __init__(
-        self,
-        *,
-        uri: str,
-        custom_objects: Mapping[str, Any] | None,
-        compile: bool,
-        safe_mode: bool,
-        scopes: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._uri = uri
-        self._custom_objects = dict(custom_objects or {})
-        self._compile = compile
-        self._safe_mode = safe_mode
-        self._scopes = scopes
-        self._config: Mapping[str, Any] = {}
-        self._skeleton = _private.Skeleton()
-        self._model: Any = None
+    _config: Mapping[str, Any]
 
     def read(self, documents: Mapping[str, bytes]) -> None:
         """Parse the config, and refuse what it must not name.
@@ -77,30 +50,8 @@ class ModelBuild:
             with self._scopes():
                 check_config(self._config, self._knows, uri=self._uri)
 
-    def wanted(self, manifest: Manifest) -> tuple[None, None]:
-        """Say that the model needs all of its file."""
-        del manifest
-        return None, None
-
-    def construct(self) -> None:
-        """Make the model's objects, without values.
-
-        Raises:
-            CannotBuildFast: Keras has to load this model itself.
-        """
-        if not _private.fast_path():
-            raise CannotBuildFast("the fast path failed its self-test")
-        with turn(self._scopes):
-            try:
-                with self._skeleton.active():
-                    self._model = _private.deserialize(
-                        self._config, self._custom_objects, self._safe_mode
-                    )
-            except Exception as error:
-                raise CannotBuildFast(f"building it raised {summary(error)}") from error
-
-    def _knows(self, name: str) -> bool:
-        return name in self._custom_objects or _private.is_registered(name)
+    def _deserialize(self) -> Any:
+        return _private.deserialize(self._config, self._custom_objects, self._safe_mode)
 
     def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
         """Give the model its weights and the rest of its state, and return it.
@@ -138,24 +89,6 @@ class ModelBuild:
     def _compile_and_load(self, loader: _private.StateLoader) -> None:
         _private.compile_as_saved(self._model, self._config, self._custom_objects, self._safe_mode)
         loader.load(self._model)
-
-    def load_stock(self, path: str) -> Any:
-        """Load the model as Keras does: for what cannot be built the fast way.
-
-        Args:
-            path: of the ``.keras`` file.
-
-        Raises:
-            FormatError: Keras could not load it either.
-        """
-        with turn(self._scopes):
-            return load_stock(
-                path,
-                uri=self._uri,
-                custom_objects=self._custom_objects,
-                compile=self._compile,
-                safe_mode=self._safe_mode,
-            )
 
     def _explain(self, loader: _private.StateLoader) -> None:
         problems = loader.misfits()

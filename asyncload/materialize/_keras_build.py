@@ -1,0 +1,101 @@
+"""What builds of Keras models have in common, whatever file they come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from asyncload.errors import AsyncloadError, FormatError
+from asyncload.manifest import Manifest
+
+from . import CannotBuildFast, _private
+from ._turn import Scopes, summary, turn
+
+__all__ = ["KerasBuild"]
+
+
+class KerasBuild(ABC):
+    """One Keras model on its way: `read`, `construct`, `bind`, on the construction thread.
+
+    Args:
+        uri: for messages.
+        custom_objects: name -> class or function that the config may refer to.
+        compile: compile the model as it was when it was saved, optimizer state included.
+        safe_mode: refuse configs that could run code.
+        scopes: enters the Keras scopes of whoever asked for the load.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        custom_objects: Mapping[str, Any] | None,
+        compile: bool,
+        safe_mode: bool,
+        scopes: Scopes,
+    ) -> None:
+        self._uri = uri
+        self._custom_objects = dict(custom_objects or {})
+        self._compile = compile
+        self._safe_mode = safe_mode
+        self._scopes = scopes
+        self._skeleton = _private.Skeleton()
+        self._model: Any = None
+
+    def wanted(self, manifest: Manifest) -> tuple[None, None]:
+        """Say that the model needs all of its file."""
+        del manifest
+        return None, None
+
+    def construct(self) -> None:
+        """Make the model's objects, without values.
+
+        Raises:
+            CannotBuildFast: Keras has to load this model itself.
+        """
+        if not _private.fast_path():
+            raise CannotBuildFast("the fast path failed its self-test")
+        with turn(self._scopes):
+            try:
+                with self._skeleton.active():
+                    self._model = self._deserialize()
+            except Exception as error:
+                raise CannotBuildFast(f"building it raised {summary(error)}") from error
+
+    @abstractmethod
+    def _deserialize(self) -> Any:
+        """Make the model of its config, in the skeleton."""
+
+    def _knows(self, name: str) -> bool:
+        return name in self._custom_objects or _private.is_registered(name)
+
+    def load_stock(self, path: str) -> Any:
+        """Load the model as Keras does: for what cannot be built the fast way.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FormatError: Keras could not load it either.
+        """
+        with turn(self._scopes):
+            try:
+                return keras.models.load_model(
+                    path,
+                    custom_objects=self._custom_objects,
+                    compile=self._compile,
+                    safe_mode=self._safe_mode,
+                )
+            except AsyncloadError:
+                raise
+            except Exception as error:
+                raise FormatError(
+                    f"Keras {keras.__version__} cannot load this model: {summary(error)}. If it "
+                    "uses classes of your own, check their from_config and build; if it is about "
+                    "losses or metrics, pass compile=False; if it was saved by another version of "
+                    "Keras, load it with that one.",
+                    uri=self._uri,
+                ) from error
