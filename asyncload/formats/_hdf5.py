@@ -24,8 +24,8 @@ async def index_hdf5(
 
     Args:
         indexing: what to work with.
-        file: index of the file in ``indexing.files``. Where its reader has no ``path``, all of
-            it is read and sent to the worker: small files only.
+        file: index of the file in ``indexing.files``. Where its reader has no ``path``, the HDF5
+            file is fetched whole first, as its index is scattered all over it.
         base: offset of the HDF5 file within the file.
         length: its length in bytes; ``None`` for all that follows.
 
@@ -44,13 +44,12 @@ async def index_hdf5(
     reader = indexing.files.readers[file]
     length = reader.size - base if length is None else length
     try:
+        begin = base
         if reader.path is None:
-            content = await reader.read(base, length)
-            rows = await indexing.workers.run(_walk_bytes, content, reader.uri)
-        else:
-            rows = await indexing.workers.run(
-                _walk_file, reader.path, reader.version, base, length, reader.uri
-            )
+            reader, begin = await indexing.hold(file, base, length), 0
+        rows = await indexing.workers.run(
+            _walk_file, reader.path, reader.version, begin, length, reader.uri
+        )
         return await indexing.workers.run_in_thread(_entries, rows, file, base)
     except FormatError as error:
         # What the workers raise by themselves, such as TooLarge, knows no file.
@@ -66,12 +65,6 @@ def _walk_file(path: str, version: str, base: int, length: int, uri: str) -> lis
     from ._hdf5_walk import walk_file
 
     return walk_file(path, version, base, length, uri)
-
-
-def _walk_bytes(content: bytes, uri: str) -> list[Row]:
-    from ._hdf5_walk import walk_bytes
-
-    return walk_bytes(content, uri)
 
 
 def _entries(rows: list[Row], file: int, base: int) -> dict[str, TensorEntry]:

@@ -20,9 +20,9 @@ from asyncload.manifest import file_version
 
 from ._hdf5_layout import Layouts
 from ._hdf5_rows import Row
-from ._hdf5_window import BytesWindow, FileWindow
+from ._hdf5_window import FileWindow
 
-__all__ = ["walk_bytes", "walk_file"]
+__all__ = ["walk_file"]
 
 # What h5py makes of HDF5's errors, by their numbers.
 _HDF5_ERRORS = (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError)
@@ -53,11 +53,6 @@ def walk_file(path: str, version: str, base: int, length: int, uri: str) -> list
             raise
 
 
-def walk_bytes(content: bytes, uri: str) -> list[Row]:
-    """Walk an HDF5 file that is in memory; see `walk_file`."""
-    return _walk(BytesWindow(content), uri)
-
-
 @contextmanager
 def _opened(path: str, version: str, uri: str) -> Iterator[int]:
     changed = "was replaced or changed since it was opened; load it again"
@@ -73,7 +68,7 @@ def _opened(path: str, version: str, uri: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _walk(window: FileWindow | BytesWindow, uri: str) -> list[Row]:
+def _walk(window: FileWindow, uri: str) -> list[Row]:
     with _translated(uri), _hdf5(window) as file:
         root = h5g.open(file, b"/")
         layouts = Layouts(window.length, file.get_create_plist().get_userblock(), uri)
@@ -103,7 +98,7 @@ def _translated(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _hdf5(window: FileWindow | BytesWindow) -> Iterator[Any]:
+def _hdf5(window: FileWindow) -> Iterator[Any]:
     access = h5p.create(h5p.FILE_ACCESS)
     # What a failed walk still holds open is closed with the file.
     access.set_fclose_degree(h5f.CLOSE_STRONG)

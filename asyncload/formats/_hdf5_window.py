@@ -1,4 +1,4 @@
-"""The file objects through which the HDF5 library reads a part of a file."""
+"""The file object through which the HDF5 library reads a part of a file."""
 
 from __future__ import annotations
 
@@ -7,50 +7,18 @@ from collections import OrderedDict
 
 from asyncload.errors import SourceChanged
 
-__all__ = ["BytesWindow", "FileWindow"]
+__all__ = ["FileWindow"]
 
 # Metadata of neighbouring datasets lies together; most requests are below 1 KiB.
 _BLOCK = 16 << 10  # bytes
 _BLOCKS = 1024
 
 
-class _Window:
-    """What h5py's file-object driver calls: ``seek``, then ``read``.
-
-    Without ``readinto``, which costs a memoryview for each of a thousand small reads.
-    """
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self._position = 0
-
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        """Move to ``position``, counted from the begin or (``os.SEEK_END``) the end."""
-        self._position = position if whence == os.SEEK_SET else self.length + position
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def flush(self) -> None:
-        """Do nothing: nothing is ever written."""
-
-
-class BytesWindow(_Window):
-    """A file that is bytes."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(len(content))
-        self._content = content
-
-    def read(self, length: int) -> bytes:
-        """Return ``length`` bytes from the position, fewer at the end."""
-        return self._content[self._position : self._position + length]
-
-
-class FileWindow(_Window):
+class FileWindow:
     """A range of an open file, read in blocks that are kept.
+
+    It has what h5py's file-object driver calls: ``seek``, then ``read``; without ``readinto``,
+    which costs a memoryview for each of a thousand small reads.
 
     Args:
         descriptor: stays the caller's.
@@ -63,12 +31,25 @@ class FileWindow(_Window):
     """
 
     def __init__(self, descriptor: int, base: int, length: int, uri: str) -> None:
-        super().__init__(length)
+        self.length = length
+        self._position = 0
         self._descriptor = descriptor
         self._base = base
         self._uri = uri
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self.error: Exception | None = None
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Move to ``position``, counted from the begin or (``os.SEEK_END``) the end."""
+        self._position = position if whence == os.SEEK_SET else self.length + position
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def flush(self) -> None:
+        """Do nothing: nothing is ever written."""
 
     def read(self, length: int) -> bytes:
         """Return ``length`` bytes from the position, fewer at the end."""

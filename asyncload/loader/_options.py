@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
-__all__ = ["LoadKeywords", "LoadOptions"]
+__all__ = ["LoadKeywords", "LoadOptions", "OnChange"]
 
+OnChange = Literal["error", "restart"]
 Scopes = Callable[[], AbstractContextManager[None]]
 
 
@@ -24,6 +25,8 @@ class LoadKeywords(TypedDict, total=False):
     trusted: bool | None
     verify: bool
     warmup: Any
+    storage_options: Mapping[str, Any] | None
+    on_change: OnChange
 
 
 def _capture_keras_scopes() -> Scopes:
@@ -50,6 +53,8 @@ class LoadOptions:
     trusted: bool | None = None
     verify: bool = True
     warmup: Any = None
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    on_change: OnChange = "error"
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
 
     @property

@@ -1,0 +1,80 @@
+"""Calls of the obstore client, none of which outlives the interpreter.
+
+obstore answers from threads of its own, which take the interpreter's lock to do so. One that waits
+for it while the interpreter ends is ended in the middle of its work, and the process aborts
+(SIGABRT), one short program in four. A call's future is referred to by such a thread for just as
+long as it has business with the interpreter, so the last futures are waited for before it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import obstore
+
+from asyncload.errors import SourceError
+
+__all__ = ["call"]
+
+Result = TypeVar("Result")
+
+_PATIENCE = 10.0  # seconds that the program's end waits for calls, which take a millisecond
+_POLL = 0.001  # seconds
+
+_under_way: WeakSet[asyncio.Future[Any]] = WeakSet()
+_ending = False
+
+
+async def call(function: Callable[..., Awaitable[Result]], *args: Any, **options: Any) -> Result:
+    """Await ``function(*args, **options)``, one of obstore's.
+
+    Raises:
+        SourceError: the program is ending.
+        Exception: whatever the call raised.
+    """
+    if _ending:
+        raise SourceError("the program is ending, and nothing can be fetched any more")
+    future: Any = function(*args, **options)
+    _under_way.add(future)
+    try:
+        result: Result = await future
+        return result
+    finally:
+        del future  # not kept alive by a traceback that somebody holds
+
+
+def _drain() -> None:
+    """Wait, with the interpreter's lock free, until no thread of obstore's wants it."""
+    global _ending  # noqa: PLW0603  once, by the interpreter itself
+    _ending = True
+    _abandon_all()
+    deadline = time.monotonic() + _PATIENCE
+    while len(_under_way) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+        obstore.parse_scheme("memory:///")  # has it drop what it could not without the lock
+
+
+def _abandon_all() -> None:
+    for future in list(_under_way):
+        _abandon(future)
+
+
+def _abandon(future: asyncio.Future[Any]) -> None:
+    """Cancel a call whose loop was left before its end, and will never do it."""
+    if future.done():
+        return
+    callbacks = list(getattr(future, "_callbacks", None) or ())
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        future.cancel()
+    for callback, _ in callbacks:
+        if type(callback).__module__ == "builtins":  # the client's own, which stops the transfer
+            callback(future)
+
+
+atexit.register(_drain)
