@@ -60,11 +60,13 @@ class Daemon:
     Args:
         command: program and arguments; the program must stay in the foreground.
         log: file that gets its output, appended.
+        folder: its working directory; by default this process's own.
     """
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, folder: Path | None = None) -> None:
         self._command = [find(command[0]), *command[1:]]
         self._log = log
+        self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -89,6 +91,7 @@ class Daemon:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*prefix, *self._command],
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
