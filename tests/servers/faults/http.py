@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 
 from tests.servers.daemon import LOOPBACK
 from tests.servers.faults.http_origin import Answer, Origin, Question, read_head, refusal
-from tests.servers.faults.link import Link, abort, piece, sleep_until
+from tests.servers.faults.link import Link, piece, reset_when_closed, sleep_until
 from tests.servers.faults.settings import HttpFault, HttpStats, Seen
 
 __all__ = ["HttpServer"]
@@ -77,7 +77,7 @@ class HttpServer:
     async def drop(self) -> None:
         """End all open connections with RST."""
         for writer, task in list(self._connections.items()):
-            abort(writer)
+            _abort(writer)
             task.cancel()
 
     async def close(self) -> None:
@@ -96,7 +96,7 @@ class HttpServer:
         except (_Left, asyncio.CancelledError, asyncio.IncompleteReadError):
             pass
         except OSError:
-            abort(writer)
+            _abort(writer)
         finally:
             del self._connections[writer]
             writer.close()
@@ -233,7 +233,7 @@ class _Sending:
             await _wait(self._reader, None)
         if self._fault.cut == "reset":
             await asyncio.sleep(_GRACE)
-            abort(self._writer)
+            _abort(self._writer)
         raise _Left
 
 
@@ -242,6 +242,13 @@ async def _read_question(reader: asyncio.StreamReader) -> Question:
     method, target, _ = first.split()
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Question(method, target, head, headers, body)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    peer = writer.get_extra_info("socket")
+    if peer is not None and not writer.transport.is_closing():
+        reset_when_closed(peer)
+    writer.transport.abort()
 
 
 async def _wait(reader: asyncio.StreamReader, seconds: float | None) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import struct
 
-__all__ = ["Link", "abort", "piece", "sleep_until"]
+__all__ = ["Link", "piece", "reset_when_closed", "sleep_until"]
 
 _BURST = 0.005  # seconds by which the link makes up for late timers, which are of 1 ms
-_PIECE = 64 << 10  # bytes let through at once on a limited link
-_PIECE_TIME = 0.02  # seconds that a piece takes at least, on a slow one
-_WHOLE = 256 << 10  # bytes carried at once without a limit
+_PIECE = 256 << 10  # bytes carried at once at most
+_PIECE_TIME = 0.002  # seconds that a piece takes on a limited link
+_DRIP, _DRIP_TIME = 4 << 10, 0.02  # the same on one so slow that its pieces are smaller than this
 
 
 class Link:
@@ -31,8 +32,9 @@ class Link:
 
 def piece(*rates: float) -> int:
     """Return how many bytes to carry at once, so that no limit is felt as bursts."""
-    limits = [rate for rate in rates if rate]
-    return max(1, min(_PIECE, int(min(limits) * _PIECE_TIME))) if limits else _WHOLE
+    rate = min((rate for rate in rates if rate), default=math.inf)
+    slow = max(1.0, min(_DRIP, rate * _DRIP_TIME))
+    return int(min(_PIECE, max(slow, rate * _PIECE_TIME)))
 
 
 async def sleep_until(moment: float) -> None:
@@ -42,9 +44,6 @@ async def sleep_until(moment: float) -> None:
         await asyncio.sleep(delay)
 
 
-def abort(writer: asyncio.StreamWriter) -> None:
-    """End a connection with RST, as a crash or a middlebox does."""
-    peer = writer.get_extra_info("socket")
-    if peer is not None and not writer.transport.is_closing():
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+def reset_when_closed(peer: socket.socket) -> None:
+    """Have a connection end with RST, as a crash or a middlebox does."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
