@@ -72,7 +72,7 @@ class Azurite:
     def close(self) -> None:
         """End it and remove its files; twice is fine."""
         if hasattr(self, "_daemon"):
-            self._daemon.kill()  # nothing of it is to be kept
+            self._daemon.kill()
         self._folder.cleanup()
 
     def request(

@@ -22,7 +22,6 @@ LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
 _SYSTEM_PATH = "/usr/sbin:/sbin"  # where Debian keeps servers, and users do not look
 _START_PATIENCE = 30.0  # seconds
-_STOP_PATIENCE = 2.0  # seconds from SIGTERM to SIGKILL
 _LOG_TAIL = 2000  # characters of a log shown in an error
 
 
@@ -99,22 +98,17 @@ class Daemon:
             )
         leaks.lasting_processes.add(self._process.pid)
 
-    def stop(self, patience: float = _STOP_PATIENCE) -> None:
-        """End it with SIGTERM, and after ``patience`` seconds with SIGKILL; wait for its end."""
+    def kill(self) -> None:
+        """End it at once, as a crash would, and wait for its end; twice is fine.
+
+        With SIGKILL: nothing of it is to be kept, and Ceph takes seconds to end in order.
+        """
         if self._process is None:
             return
-        if patience:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(patience)
         self._process.kill()
         self._process.wait()
         leaks.lasting_processes.discard(self._process.pid)
         self._process = None
-
-    def kill(self) -> None:
-        """End it at once, as a crash would."""
-        self.stop(patience=0)
 
     def failure(self, what: str) -> Unavailable:
         """Return an error that says ``what`` went wrong, and what the process last said."""

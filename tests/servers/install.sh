@@ -11,6 +11,14 @@ AZURITE=.cache/servers/azurite
 POLICY=/usr/sbin/policy-rc.d
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
+own_policy=
+part=
+
+clean_up() {
+    [ -z "$own_policy" ] || as_root rm -f $POLICY
+    [ -z "$part" ] || rm -rf "$part"
+}
+trap clean_up EXIT
 
 have() {
     local command
@@ -30,15 +38,16 @@ apt_get() {
         -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
 }
 
+# Once more with new lists: old ones, or none, name packages that cannot be found any more.
 apt_install() {
-    apt_get install --no-install-recommends "$@" && return
-    apt_get update && apt_get install --no-install-recommends "$@"
+    apt_get install --no-install-recommends "$@" >/dev/null 2>&1 && return
+    apt_get update && apt_get install --no-install-recommends "$@" >/dev/null
 }
 
 # Packages of servers start them, on ports of their own choice: not here.
 forbid_starting() {
     [ -e $POLICY ] && return
-    trap 'as_root rm -f $POLICY' EXIT
+    own_policy=yes
     printf '#!/bin/sh\nexit 101\n' | as_root tee $POLICY >/dev/null
     as_root chmod 755 $POLICY
 }
@@ -65,14 +74,12 @@ install_azurite() {
     azurite_is_there && return
     echo "servers: installing azurite $AZURITE_VERSION"
     mkdir -p .cache/servers
-    local part
     part=$(mktemp -d .cache/servers/azurite.XXXXXX)
     if have npm && npm install --prefix "$part" --no-save --no-package-lock --no-audit --no-fund \
-        --ignore-scripts --loglevel=error "azurite@$AZURITE_VERSION"; then
+        --ignore-scripts --fetch-retries=1 --loglevel=error "azurite@$AZURITE_VERSION"; then
         rm -rf $AZURITE
         mv "$part" $AZURITE
     else
-        rm -rf "$part"
         missing+=("azurite@$AZURITE_VERSION (npm)")
     fi
 }

@@ -26,7 +26,9 @@ from tests.servers.s3 import Response, S3Client
 
 __all__ = ["Rgw"]
 
-_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw-admin")
+_PROGRAMS = (
+    "ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin",
+)  # fmt: skip
 _CAPACITY = 8 << 30  # bytes the storage daemon may hold, in memory
 _PATIENCE = 30.0  # seconds an administrative command may take
 _PART = 64 << 20  # bytes of an upload's part: larger objects are sent in several
@@ -149,29 +151,24 @@ class Rgw:
     def close(self) -> None:
         """End all and remove its files; twice is fine."""
         for daemon in reversed(self._daemons.values()):
-            daemon.kill()  # nothing of it is to be kept
+            daemon.kill()
         self._folder.cleanup()
 
     # --- the gateway's life --------------------------------------------------------------
 
     def start(self, *, wait: bool = True) -> None:
-        """Start the gateway again after `stop` or `kill`, at the same port, with all objects.
+        """Start the gateway again after `kill`, at the same port, with all objects.
 
         Args:
-            wait: return when it takes requests; otherwise at once (it takes about half a second).
+            wait: return when it takes requests; otherwise at once; it takes some 0.1 s.
         """
         daemon = self._daemon("radosgw", "-n", _USER)
         daemon.start()
         if wait:
             await_port(daemon, self.port)
 
-    def stop(self) -> None:
-        """End the gateway; the objects stay in the storage daemon."""
-        if gateway := self._daemons.get("radosgw"):
-            gateway.stop()
-
     def kill(self) -> None:
-        """End the gateway at once, as a crash would: its connections are reset."""
+        """End the gateway at once, as a crash would; the objects stay in the storage daemon."""
         self._daemons["radosgw"].kill()
 
     # --- buckets and objects -------------------------------------------------------------

@@ -22,7 +22,7 @@ from tests.servers.web import Web
 
 CONTENT = random.Random(5).randbytes(1_000_000)
 PATH = "/bucket/a.bin"
-FAST = 0.5  # seconds within which a cancelled transfer is seen to be over, on a busy machine
+PATIENCE = 2.0  # seconds that the end of a connection may take to be seen, on a busy machine
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def read_all(answer: http.client.HTTPResponse) -> bytes:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + FAST
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "too late"
         time.sleep(0.005)
@@ -89,21 +89,23 @@ def test_tcp_latency_is_of_round_trips_not_of_bytes(web: Web, tcp_proxy: MakeTcp
     began = time.monotonic()
     assert get(proxy.port, "/large.bin").body == CONTENT * 16
     # One to connect, one to ask; sixteen megabytes follow one another without waiting.
-    assert 0.199 < time.monotonic() - began < 0.7
+    assert 0.199 < time.monotonic() - began < 2.0
 
 
 def test_tcp_rate_is_shared(web: Web, tcp_proxy: MakeTcpProxy) -> None:
     web.put("tcp.bin", CONTENT)
     proxy = tcp_proxy(web.port, TcpFaults(rate=10e6))
-    began = time.monotonic()
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: get(proxy.port, "/tcp.bin"), range(4)))
-    assert 0.38 < time.monotonic() - began < 0.9
+
+    def seconds_for_four() -> float:
+        began = time.monotonic()
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda _: get(proxy.port, "/tcp.bin"), range(4)))
+        return time.monotonic() - began
+
+    shared = seconds_for_four()
+    assert 0.38 < shared < 2.0
     proxy.set(TcpFaults(connection_rate=10e6))
-    began = time.monotonic()
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: get(proxy.port, "/tcp.bin"), range(4)))
-    assert 0.09 < time.monotonic() - began < 0.35
+    assert 0.09 < seconds_for_four() < shared
 
 
 def test_tcp_drips(web: Web, tcp_proxy: MakeTcpProxy) -> None:
@@ -291,7 +293,7 @@ def test_http_slow_answers(folder: Path, http_faults: MakeHttpFaults) -> None:
     server = http_faults(folder, HttpFault(delay=0.2, rate=5e6))
     began = time.monotonic()
     assert get(server.port).body == CONTENT
-    assert 0.39 < time.monotonic() - began < 1.0
+    assert 0.39 < time.monotonic() - began < 2.0
     server.set(HttpFault(delay=60.0))
     with closing(socket.create_connection(("127.0.0.1", server.port))) as client:
         client.sendall(f"GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

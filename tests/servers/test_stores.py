@@ -165,7 +165,7 @@ def test_web_without_ranges_and_behind_a_password(web: Web) -> None:
 
 def test_web_restarts_at_its_port(web: Web) -> None:
     web.put("c.bin", CONTENT)
-    web.stop()
+    web.kill()
     with pytest.raises(urllib.error.URLError, match="refused"):
         fetch(f"{web.url}/c.bin", {})
     web.start()

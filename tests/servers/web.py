@@ -104,17 +104,17 @@ class Web:
         self.close()
 
     def start(self) -> None:
-        """Start it again after `stop`, at the same ports; takes some 10 ms."""
+        """Start it again after `kill`, at the same ports; takes some 10 ms."""
         self._daemon.start()
         await_port(self._daemon, self.port)
 
-    def stop(self) -> None:
-        """End it at once, as a crash would: its connections are reset."""
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
         self._daemon.kill()
 
     def close(self) -> None:
         """End it and remove its files; twice is fine."""
-        self.stop()
+        self.kill()
         self._folder.cleanup()
 
     def put(self, name: str, data: bytes) -> str:
