@@ -14,6 +14,8 @@ import uvloop
 
 from tests.leaks import leaked, snapshot
 
+pytest_plugins = ["tests.servers.plugin"]
+
 # Before any test imports them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
