@@ -159,7 +159,7 @@ class Loader:
 
     async def _release(self) -> None:
         await self._resources.workers.aclose()
-        self._resources.stores.close()
+        await self._resources.stores.aclose()
         self._resources.slabs.close()
         self._resources.arenas.close()
         # A model half built cannot be interrupted; its thread ends with it, unwaited for.

@@ -20,7 +20,7 @@ import obstore
 
 from asyncload.errors import SourceError
 
-__all__ = ["call"]
+__all__ = ["call", "settle"]
 
 Result = TypeVar("Result")
 
@@ -49,6 +49,19 @@ async def call(function: Callable[..., Awaitable[Result]], *args: Any, **options
         del future  # not kept alive by a traceback that somebody holds
 
 
+async def settle() -> None:
+    """Wait until the client has let go of calls that are over, and so of what they refer to."""
+    deadline = time.monotonic() + _PATIENCE
+    while any(future.done() for future in _under_way) and time.monotonic() < deadline:
+        _let_go()
+        await asyncio.sleep(_POLL)
+
+
+def _let_go() -> None:
+    """Have the client drop what it could not without the interpreter's lock."""
+    obstore.parse_scheme("memory:///")  # any call does
+
+
 def _drain() -> None:
     """Wait, with the interpreter's lock free, until no thread of obstore's wants it."""
     global _ending  # noqa: PLW0603  once, by the interpreter itself
@@ -57,7 +70,7 @@ def _drain() -> None:
     deadline = time.monotonic() + _PATIENCE
     while len(_under_way) and time.monotonic() < deadline:
         time.sleep(_POLL)
-        obstore.parse_scheme("memory:///")  # has it drop what it could not without the lock
+        _let_go()
 
 
 def _abandon_all() -> None:

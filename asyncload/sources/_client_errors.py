@@ -94,7 +94,7 @@ def _judge(error: Exception, clean: Exception, uri: str, pinned: bool) -> Source
         )
     if isinstance(error, exceptions.PreconditionError) or (pinned and status in (404, 416)):
         return changed(uri, "was removed" if status == 404 else "was replaced")
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) or status == 404:
         return _not_found(status, code, uri)
     denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
     if isinstance(error, denied) or code in _EXPIRED or code == "InvalidToken":

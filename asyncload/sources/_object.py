@@ -130,7 +130,7 @@ class ObjectSource:
         for reader in self._readers:
             await reader.aclose()
         if self._own is not None:
-            self._own.close()
+            await self._own.aclose()
 
     async def __aenter__(self) -> Self:
         return self

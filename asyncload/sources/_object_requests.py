@@ -194,6 +194,8 @@ async def _answer(
     except (FileNotFoundError, exceptions.BaseError) as error:
         unsupported = False
         failure = translated(error, uri, secrets=store.secrets, pinned=pinned)
+        # The client holds it for a while, which must not hold the frames, and with them itself.
+        error.__traceback__ = None
     if unsupported:
         raise NoRanges
     raise failure

@@ -73,10 +73,12 @@ class Stores:
                 self._stores[key] = await in_thread(threads, _make, location, parsed)
             return self._stores[key]
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Let go of all connections, once nothing reads through them; closing twice is fine."""
         self._closed = True
-        self._stores.clear()
+        if self._stores:
+            self._stores.clear()
+            await _settle()
 
 
 # obstore takes 25 ms and some memory to import, which what loads from disk alone need not pay.
@@ -86,3 +88,9 @@ def _make(location: Location, options: StorageOptions) -> Store:
     from ._store_client import make_store
 
     return make_store(location, options)
+
+
+async def _settle() -> None:
+    from ._client_calls import settle
+
+    await settle()

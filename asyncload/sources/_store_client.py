@@ -79,8 +79,8 @@ def _client_options(settings: Settings, options: StorageOptions) -> dict[str, An
         "read_timeout": dt.timedelta(seconds=timeouts.read),
         "timeout": dt.timedelta(seconds=timeouts.total),
     }
-    if options.headers:
-        chosen["default_headers"] = dict(options.headers)
+    if headers := {**settings.headers, **options.headers}:
+        chosen["default_headers"] = headers
     if settings.ca_file is not None:
         chosen["root_certificate"] = _read(settings.ca_file)
     return chosen

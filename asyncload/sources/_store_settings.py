@@ -7,10 +7,12 @@ address of Google's clients.
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 from asyncload.errors import SourceError
 
@@ -39,12 +41,14 @@ class Settings:
         config: as obstore names things.
         plain: whether it may be reached without TLS, because it was named so.
         ca_file: path of certificates to trust.
+        headers: sent with each request.
     """
 
     root: str = field(repr=False)
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     plain: bool = False
     ca_file: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def secrets(self) -> list[str]:
         """Return the texts in it that no message may show."""
@@ -175,4 +179,14 @@ def http_settings(url: str, options: StorageOptions) -> Settings:
     if options.config:
         names = ", ".join(map(repr, options.config))
         raise SourceError(f"storage_options has {names}, which an HTTP server does not take")
-    return Settings(url, {}, url.startswith(_PLAIN), _ca_file(options, "REQUESTS_CA_BUNDLE"))
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    headers = {"Authorization": _basic(user)} if user else {}
+    plain = parts.scheme == "http"
+    root = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    return Settings(root, {}, plain, _ca_file(options, "REQUESTS_CA_BUNDLE"), headers)
+
+
+def _basic(user: str) -> str:
+    """Return the header of a user and password that a URL names, quoted: RFC 7617."""
+    return "Basic " + base64.b64encode(unquote_to_bytes(user)).decode()

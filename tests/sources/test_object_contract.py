@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from pathlib import Path
 
@@ -111,14 +110,11 @@ async def test_a_password_is_sent_and_not_shown(web: Web) -> None:
 
 
 def _everything_shown(error: BaseException | None) -> str:
-    seen = ""
-    while error is not None:
-        seen += f"{error!s} {error!r} {error.args!r}"
-        with contextlib.suppress(AttributeError):
-            seen += repr(vars(error))
-        assert error.__context__ is None or error.__context__ is error.__cause__
-        error = error.__cause__
-    return seen
+    """Return all texts of an error, of its causes, and of what was raised before it."""
+    if error is None:
+        return ""
+    own = f"{error!s} {error!r} {error.args!r} {getattr(error, '__dict__', '')!r}"
+    return own + _everything_shown(error.__cause__) + _everything_shown(error.__context__)
 
 
 async def test_tls(web: Web) -> None:
