@@ -4,10 +4,10 @@
 it has, and readers read ranges of them; neither knows what the bytes mean.
 
 - this machine: ``_local``, ``_memory``, over ``_base`` and ``_reader``
-- object storage and HTTP: ``_object``, ``_object_reader``, ``_object_requests``; shared by the
+- object storage and HTTP: ``_object``, ``_object_reader``, ``_object_version``; shared by the
   loads of a Loader: ``_object_stores``, ``_request_limit``; how a store is reached:
-  ``_storage_options``, ``_store_settings``, ``_aws_profile``; the client and its ways:
-  ``_store_client``, ``_client_calls``, ``_client_errors``
+  ``_storage_options``, ``_store_settings``, ``_aws_profile``; with obstore, which is imported
+  late: ``_store_client``, ``_object_requests``, ``_client_calls``, ``_client_errors``
 - of other packages: ``_entry_points``
 """
 
@@ -24,6 +24,7 @@ from ._entry_points import EntryPointSource
 from ._local import LocalSource
 from ._location import SCHEMES, Location, locate, normalise, scheme_of
 from ._memory import MemorySource, forget_memory, put_memory
+from ._object import ObjectSource
 from ._object_stores import Stores
 from ._reader import LocalReader
 from ._storage_options import StorageOptions
@@ -32,6 +33,7 @@ __all__ = [
     "LocalReader",
     "LocalSource",
     "MemorySource",
+    "ObjectSource",
     "StorageOptions",
     "Stores",
     "forget_memory",
@@ -71,15 +73,4 @@ def open_source(
     location = locate(uri)
     if location.scheme in _MACHINE:
         return _MACHINE[location.scheme](location, threads)
-    return _object_source(location, threads, stores, options)
-
-
-def _object_source(
-    location: Location,
-    threads: Executor | None,
-    stores: Stores | None,
-    options: Mapping[str, Any] | None,
-) -> Source:
-    from ._object import ObjectSource  # with obstore: see `_object_stores`
-
     return ObjectSource(location, threads, stores=stores, options=options)

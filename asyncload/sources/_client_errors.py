@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 from obstore import exceptions
 
-from asyncload.errors import AccessDenied, NotFound, SourceChanged, SourceError, TransferFailed
+from asyncload.errors import AccessDenied, NotFound, SourceError, TransferFailed
 
-__all__ = ["changed", "translated"]
+from ._object_version import changed
+
+__all__ = ["translated"]
 
 _DEBUG = re.compile(r"\s*\n\nDebug source:.*", re.DOTALL)
 _USER = re.compile(r"(https?://)[^/\s\"@]*@")
@@ -104,11 +106,6 @@ def _judge(error: Exception, clean: Exception, uri: str, pinned: bool) -> Source
     if status is None:
         return _unanswered(text, clean, uri)
     return _by_status(status, code, uri)
-
-
-def changed(uri: str, how: str) -> SourceChanged:
-    """Return the error for an object that is no longer the version that was opened."""
-    return SourceChanged(f"{how} while it was being read; load it again", uri=uri)
 
 
 def _answer(status: int | None, code: str) -> str:

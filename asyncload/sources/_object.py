@@ -12,8 +12,8 @@ from asyncload.errors import AccessDenied, NotFound, SourceError
 
 from ._location import Location, check_name, neighbour
 from ._object_reader import ObjectReader
-from ._object_requests import Version, ask, list_below
 from ._object_stores import Store, Stores
+from ._object_version import Version
 
 __all__ = ["ObjectSource"]
 
@@ -65,7 +65,7 @@ class ObjectSource:
         if not name:
             version, self._seen = self._seen, None
         if version is None:
-            version = await ask(store, key, uri)
+            version = await store.ask(key, uri)
         if self._closed:
             raise self._refusal()
         reader = ObjectReader(store, key, version, uri=uri, name=name, threads=self._threads)
@@ -76,7 +76,7 @@ class ObjectSource:
         """Return the names below the URI; ``None`` for an object; see `interfaces.Source.list`."""
         if not self._location.folder:
             try:
-                self._seen = await ask(await self._store(), self._location.path, self.uri)
+                self._seen = await (await self._store()).ask(self._location.path, self.uri)
             except NotFound as error:
                 missing: SourceError = error
             except AccessDenied as error:
@@ -98,7 +98,7 @@ class ObjectSource:
         """Return the names of objects and folders right below the URI's path."""
         store, key = await self._store(), self._location.path
         cut = len(key) + 1 if key else 0
-        paths = await list_below(store, key, self.uri)
+        paths = await store.list_below(key, self.uri)
         return sorted({path[cut:].strip("/") for path in paths} - {""})
 
     async def _is_folder(self) -> bool:

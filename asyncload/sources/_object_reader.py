@@ -13,9 +13,8 @@ import numpy as np
 
 from asyncload.errors import SourceError, TransferFailed
 
-from ._client_errors import changed
-from ._object_requests import NoRanges, Version, ask, fetch, fetch_from_start
-from ._object_stores import Store
+from ._object_stores import NoRanges, Store
+from ._object_version import Version, changed
 from ._threads import in_thread
 
 __all__ = ["ObjectReader", "parts_of"]
@@ -90,7 +89,7 @@ class ObjectReader:
         """Raise `SourceChanged` if the object is no longer the version that was opened."""
         with self._use():
             try:
-                present = await ask(self._store, self._key, self.uri)
+                present = await self._store.ask(self._key, self.uri)
             except FileNotFoundError as error:
                 raise changed(self.uri, "was removed") from error
             if not self._pinned.is_same(present):
@@ -175,9 +174,7 @@ class ObjectReader:
         start, buffers = part
         length = sum(buffer.nbytes for buffer in buffers)
         async with self._store.limit.slot(length):
-            data = await fetch(
-                self._store, self._key, self._pinned, start, start + length, self.uri
-            )
+            data = await self._store.fetch(self._key, self._pinned, start, start + length, self.uri)
         await in_thread(self._threads, _scatter, memoryview(data), buffers)
 
     async def _fetch_from_start(self, offset: int, buffers: Sequence[memoryview]) -> None:
@@ -189,7 +186,7 @@ class ObjectReader:
                 uri=self.uri,
             )
         stop = offset + sum(buffer.nbytes for buffer in buffers)
-        pieces = fetch_from_start(self._store, self._key, self._pinned, stop, self.uri)
+        pieces = self._store.fetch_from_start(self._key, self._pinned, stop, self.uri)
         async with self._store.limit.slot(stop), aclosing(pieces):
             async for position, piece in pieces:
                 skipped = max(offset - position, 0)

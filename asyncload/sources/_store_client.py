@@ -14,8 +14,7 @@ from asyncload.errors import SourceError
 
 from ._client_errors import translated
 from ._location import Location
-from ._object_stores import Store
-from ._request_limit import RequestLimit
+from ._object_requests import Client, ObjectStore
 from ._storage_options import StorageOptions
 from ._store_settings import Settings, azure_settings, gcs_settings, http_settings, s3_settings
 
@@ -31,7 +30,7 @@ _SETTINGS: Mapping[str, Callable[[str, StorageOptions], Settings]] = {
 }
 
 
-def make_store(location: Location, options: StorageOptions) -> Store:
+def make_store(location: Location, options: StorageOptions) -> ObjectStore:
     """Make the store of a location; this reads files, and takes some milliseconds.
 
     Raises:
@@ -48,13 +47,11 @@ def make_store(location: Location, options: StorageOptions) -> Store:
     except exceptions.BaseError as error:
         failure = translated(error, location.uri, secrets=secrets)
     else:
-        return Store(client, RequestLimit(options.concurrency), options, secrets)
+        return ObjectStore(client, options, secrets)
     raise failure
 
 
-def _client(
-    kind: str, settings: Settings, options: StorageOptions
-) -> S3Store | GCSStore | AzureStore | HTTPStore:
+def _client(kind: str, settings: Settings, options: StorageOptions) -> Client:
     shared: dict[str, Any] = {
         "client_options": _client_options(settings, options),
         "retry_config": _retries(options),
