@@ -28,6 +28,10 @@ _METADATA_HOSTS = (
 _EXPIRED = ("ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired", "ExpiredTokenException")
 # What of the client's own report tells a cause -> how to say it, and what to do.
 _CAUSES = (
+    (
+        ("Requested ", "ontent-Range", "CONTENT_RANGE"),
+        "its server, or a cache before it, does ranges wrongly; load a copy from disk",
+    ),
     (("dns error", "failed to lookup address"), "its host has no address; check the name"),
     (
         (
@@ -99,7 +103,7 @@ def _judge(error: Exception, clean: Exception, uri: str, pinned: bool) -> Source
     if isinstance(error, FileNotFoundError) or status == 404:
         return _not_found(status, code, uri)
     denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
-    if isinstance(error, denied) or code in _EXPIRED or code == "InvalidToken":
+    if isinstance(error, denied) or status in (401, 403) or code in (*_EXPIRED, "InvalidToken"):
         return _denied(status, code, uri)
     if isinstance(error, exceptions.UnknownConfigurationKeyError):
         return SourceError(f"storage_options has what this store does not take: {clean}", uri=uri)
