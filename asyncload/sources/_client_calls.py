@@ -24,8 +24,9 @@ __all__ = ["call", "settle"]
 
 Result = TypeVar("Result")
 
-_PATIENCE = 10.0  # seconds that the program's end waits for calls, which take a millisecond
+_PATIENCE = 2.0  # seconds that the program's end waits for calls, which take a millisecond
 _POLL = 0.001  # seconds
+_ABANDONED = 0.1  # seconds for calls whose futures somebody else keeps alive
 
 _under_way: WeakSet[asyncio.Future[Any]] = WeakSet()
 _ending = False
@@ -66,22 +67,25 @@ def _drain() -> None:
     """Wait, with the interpreter's lock free, until no thread of obstore's wants it."""
     global _ending  # noqa: PLW0603  once, by the interpreter itself
     _ending = True
-    _abandon_all()
+    abandoned = _abandon_all()
     deadline = time.monotonic() + _PATIENCE
     while len(_under_way) and time.monotonic() < deadline:
         time.sleep(_POLL)
         _let_go()
+    if abandoned:
+        time.sleep(_ABANDONED)
 
 
-def _abandon_all() -> None:
-    for future in list(_under_way):
+def _abandon_all() -> bool:
+    """Cancel calls whose loop was left before their end; return whether there were any."""
+    left = [future for future in _under_way if not future.done()]
+    for future in left:
+        _under_way.discard(future)
         _abandon(future)
+    return bool(left)
 
 
 def _abandon(future: asyncio.Future[Any]) -> None:
-    """Cancel a call whose loop was left before its end, and will never do it."""
-    if future.done():
-        return
     callbacks = list(getattr(future, "_callbacks", None) or ())
     with contextlib.suppress(RuntimeError):  # the loop is closed
         future.cancel()

@@ -8,14 +8,13 @@ from concurrent.futures import Executor
 from contextlib import aclosing, contextmanager
 from typing import NoReturn
 
-import anyio
 import numpy as np
 
 from asyncload.errors import SourceError, TransferFailed
 
 from ._object_stores import NoRanges, Store
 from ._object_version import Version, changed
-from ._threads import in_thread
+from ._threads import end, in_thread
 
 __all__ = ["ObjectReader", "parts_of"]
 
@@ -151,31 +150,30 @@ class ObjectReader:
             await self._fetch(parts[0])
             return
         remaining = iter(parts)
-        errors: list[Exception] = []
 
         async def drain() -> None:
-            try:
-                for part in remaining:
-                    await self._fetch(part)
-            except Exception as error:  # noqa: BLE001  raised below, without the group around it
-                errors.append(error)
-                group.cancel_scope.cancel()
+            for part in remaining:
+                await self._fetch(part)
 
+        # No task group of anyio's: of tasks that the loop's end cancels before their first step, it
+        # leaves coroutines that were never awaited, and the interpreter complains.
+        tasks = [asyncio.create_task(drain()) for _ in range(min(self.parallel, len(parts)))]
         try:
-            async with anyio.create_task_group() as group:
-                for _ in range(min(self.parallel, len(parts))):
-                    group.start_soon(drain)
-            if errors:
-                raise errors[0]
+            await asyncio.gather(*tasks)
         finally:
-            errors.clear()  # else its traceback and this frame keep each other alive
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                await end(task)
+            tasks.clear()  # else their errors' tracebacks and this frame keep each other alive
 
     async def _fetch(self, part: Part) -> None:
         start, buffers = part
         length = sum(buffer.nbytes for buffer in buffers)
         async with self._store.limit.slot(length):
             data = await self._store.fetch(self._key, self._pinned, start, start + length, self.uri)
-        await in_thread(self._threads, _scatter, memoryview(data), buffers)
+            # Still within the slot, which so bounds the client's buffers, too.
+            await in_thread(self._threads, _scatter, memoryview(data), buffers)
 
     async def _fetch_from_start(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """Take the bytes out of the whole object, where a server sends nothing less."""
