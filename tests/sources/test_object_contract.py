@@ -3,73 +3,92 @@
 from __future__ import annotations
 
 import uuid
+from abc import abstractmethod
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from asyncload.errors import AccessDenied, NotFound, SourceError
 from asyncload.sources import open_source
-from tests.contracts.source_contract import CONTENT, DEEP, SourceContract
+from tests.contracts.source_contract import CONTENT, DEEP, FILES, SourceContract
 from tests.servers.azurite import Azurite
 from tests.servers.rgw import Rgw
 from tests.servers.web import Web
 
 
-class TestS3(SourceContract):
+class _Stored(SourceContract):
+    """Uploads the usual files once for many tests: until one puts others in their place."""
+
+    _prefix: ClassVar[str] = ""
+    _as_usual: ClassVar[bool] = False
+
+    @abstractmethod
+    def upload(self, key: str, data: bytes) -> str:
+        """Store an object; return its URI."""
+
+    def put(self, files: dict[str, bytes], tmp_path: Path) -> str:
+        kind = type(self)
+        usual = files is FILES
+        if not usual or not kind._as_usual:
+            if usual:
+                kind._prefix = uuid.uuid4().hex
+            for name, data in files.items():
+                self.upload(f"{kind._prefix}/{name}", data)
+            kind._as_usual = usual
+        return self.upload("root", b"").removesuffix("root") + kind._prefix
+
+
+class TestS3(_Stored):
     @pytest.fixture(autouse=True)
     def _server(self, rgw: Rgw, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rgw, self.prefix = rgw, uuid.uuid4().hex
+        self.rgw = rgw
         rgw.make_bucket("contract", public=True)
         monkeypatch.setenv("AWS_ENDPOINT_URL", rgw.endpoint)
         monkeypatch.setenv("AWS_REGION", rgw.region)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", rgw.access_key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rgw.secret_key)
 
-    def put(self, files: dict[str, bytes], tmp_path: Path) -> str:
-        for name, data in files.items():
-            self.rgw.put("contract", f"{self.prefix}/{name}", data)
-        return f"s3://contract/{self.prefix}"
+    def upload(self, key: str, data: bytes) -> str:
+        self.rgw.put("contract", key, data)
+        return f"s3://contract/{key}"
 
 
-class TestGcs(SourceContract):
+class TestGcs(_Stored):
     """Google's protocol, spoken by the same gateway."""
 
     @pytest.fixture(autouse=True)
     def _server(self, rgw: Rgw, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rgw, self.prefix = rgw, uuid.uuid4().hex
+        self.rgw = rgw
         rgw.make_bucket("contract", public=True)
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", rgw.endpoint)
 
-    def put(self, files: dict[str, bytes], tmp_path: Path) -> str:
-        for name, data in files.items():
-            self.rgw.put("contract", f"{self.prefix}/{name}", data)
-        return f"gs://contract/{self.prefix}"
+    def upload(self, key: str, data: bytes) -> str:
+        self.rgw.put("contract", key, data)
+        return f"gs://contract/{key}"
 
 
-class TestAzure(SourceContract):
+class TestAzure(_Stored):
     @pytest.fixture(autouse=True)
     def _server(self, azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.azurite, self.prefix = azurite, uuid.uuid4().hex
+        self.azurite = azurite
         azurite.make_container("contract")
         monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
 
-    def put(self, files: dict[str, bytes], tmp_path: Path) -> str:
-        for name, data in files.items():
-            self.azurite.put("contract", f"{self.prefix}/{name}", data)
-        return f"az://contract/{self.prefix}"
+    def upload(self, key: str, data: bytes) -> str:
+        self.azurite.put("contract", key, data)
+        return f"az://contract/{key}"
 
 
-class TestHttp(SourceContract):
+class TestHttp(_Stored):
     """A server lists nothing, and its folders end in a slash."""
 
     @pytest.fixture(autouse=True)
     def _server(self, web: Web) -> None:
-        self.web, self.prefix = web, uuid.uuid4().hex
+        self.web = web
 
-    def put(self, files: dict[str, bytes], tmp_path: Path) -> str:
-        for name, data in files.items():
-            self.web.put(f"{self.prefix}/{name}", data)
-        return f"{self.web.url}/{self.prefix}"
+    def upload(self, key: str, data: bytes) -> str:
+        return self.web.put(key, data)
 
     async def test_lists_folders_only(self, folder: str) -> None:
         async with open_source(f"{folder}/model.bin") as source:
