@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench soak clean
+.PHONY: help venv demo test servers lint format bench soak clean
 
 help:  ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/'
@@ -21,8 +21,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## serve one model while another loads, and measure it
 	$(BIN)/asyncload demo $(ARGS)
 
-test: $(READY)  ## run the test suite
+test: $(READY) servers  ## run the test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+servers:  ## install what is missing of the servers that tests run against (apt, npm)
+	tests/servers/install.sh
 
 lint: $(READY)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -43,7 +43,9 @@ cache = typer.Typer(
 )
 app.add_typer(cache, name="cache")
 
-_Uri = Annotated[str, typer.Argument(metavar="URI", help="a path, or file://...")]
+_Uri = Annotated[
+    str, typer.Argument(metavar="URI", help="a path, file://, s3://, gs://, az://, https://")
+]
 _Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 _Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from .errors import SourceError
 from .manifest import FileEntry, Manifest
 
 __all__ = ["Format", "Indexing", "OpenFiles", "Reader", "Source", "WorkerPool"]
@@ -33,6 +34,7 @@ class Reader(Protocol):
         path: where another process of this machine may open the same content; ``None`` where
             it cannot. Whoever opens it compares `manifest.file_version` of its own
             descriptor with ``version``.
+        parallel: how many calls of `read_into` are worth having under way at once.
     """
 
     uri: str
@@ -40,6 +42,7 @@ class Reader(Protocol):
     size: int
     version: str
     path: str | None
+    parallel: int
 
     async def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``: for headers and other small things.
@@ -169,6 +172,13 @@ def _publish_nothing(documents: Mapping[str, bytes]) -> None:
     pass
 
 
+async def _hold_nothing(file: int, offset: int, length: int) -> Reader:
+    raise SourceError(
+        f"a worker has to read {length:,} bytes at {offset:,} of file {file} of this load, which "
+        "it cannot open; load it with a Loader"
+    )
+
+
 @dataclass(slots=True)
 class Indexing:
     """What a Format works with while it indexes.
@@ -183,6 +193,10 @@ class Indexing:
         unpack: to be called for a file that lies deflated inside another: (reader, offset,
             stored length, decoded length, CRC-32) -> a reader of the decoded bytes, which
             lives as long as the load.
+        hold: to be called for a range that another process has to read, of a file that it cannot
+            open: (index in ``files``, offset, length) -> a reader of that range alone, which has
+            a path. The range is fetched whole, once: what ``files`` has at that index reads it
+            from memory from then on.
     """
 
     source: Source
@@ -190,6 +204,7 @@ class Indexing:
     workers: WorkerPool
     unpack: Callable[[Reader, int, int, int, int], Awaitable[Reader]]
     publish: Callable[[Mapping[str, bytes]], None] = _publish_nothing
+    hold: Callable[[int, int, int], Awaitable[Reader]] = _hold_nothing
 
     async def parse(self, function: Callable[..., Result], data: bytes, *args: Any) -> Result:
         """Call ``function(data, *args)`` off the loop: in a thread if ``data`` is small.

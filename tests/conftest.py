@@ -11,8 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
 import uvloop
+from obstore.store import MemoryStore
 
 from tests.leaks import leaked, snapshot
+
+pytest_plugins = ["tests.servers.plugin"]
 
 # Before any test imports them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,6 +32,8 @@ def pytest_sessionstart() -> None:
     """Begin alike wherever the suite is run from."""
     # libuv opens a pipe here that it keeps as long as the program lives.
     uvloop.new_event_loop().close()
+    # So does obstore, of what its own threads wait on.
+    MemoryStore().put("first", b"")
     # A shell ignores SIGINT for what it starts in the background, and so would every program that
     # a test starts to interrupt it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

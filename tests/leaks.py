@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -12,7 +13,11 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Held", "leaked", "snapshot"]
+__all__ = ["Held", "lasting_processes", "leaked", "snapshot"]
+
+# Processes, by number, that serve more than one test (tests/servers); with what they start, they
+# are not counted. Who starts one adds it here, and takes it out when it ended.
+lasting_processes: set[int] = set()
 
 # The resource trackers live as long as the program; psutil sees loky's under either name.
 _TRACKERS = ("resource_tracker", "semaphore_tracker", "semlock_tracker")
@@ -71,7 +76,7 @@ def _threads() -> dict[int, str]:
 
 def _children() -> dict[int, str]:
     found = {}
-    for child in psutil.Process().children(recursive=True):
+    for child in _descendants(psutil.Process()):
         try:
             command = " ".join(child.cmdline()) or child.name()
         except psutil.NoSuchProcess:
@@ -81,6 +86,19 @@ def _children() -> dict[int, str]:
         if not any(tracker in command for tracker in _TRACKERS):
             found[child.pid] = f"{child.pid} {command[:120]}"
     return found
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    """Return all that ``process`` started, directly or not, but for what lasts."""
+    found = process.children(recursive=True)
+    parents = {}
+    for child in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parents[child.pid] = child.ppid()
+    lasting = set(lasting_processes)
+    while more := {pid for pid, parent in parents.items() if parent in lasting} - lasting:
+        lasting |= more
+    return [child for child in found if child.pid not in lasting]
 
 
 def _descriptors() -> dict[str, str]:

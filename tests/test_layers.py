@@ -38,6 +38,7 @@ FLOORS = {
 # formats check and decode what they index, as codecs do what is loaded.
 NEIGHBOURS = {
     ("interfaces", "manifest"),
+    ("interfaces", "errors"),
     ("cli", "_demo"),
     ("_demo", "_probe"),
     ("formats", "codecs"),

@@ -29,8 +29,8 @@ async def index_hdf5(
 
     Args:
         indexing: what to work with.
-        file: index of the file in ``indexing.files``. Where its reader has no ``path``, all of
-            it is read and sent to the worker: small files only.
+        file: index of the file in ``indexing.files``. Where its reader has no ``path``, the HDF5
+            file is fetched whole first, as its index is scattered all over it.
         base: offset of the HDF5 file within the file.
         length: its length in bytes; ``None`` for all that follows.
 
@@ -76,11 +76,11 @@ async def read_structures(
     reader = indexing.files.readers[file]
     length = reader.size - base if length is None else length
     try:
+        begin = base
         if reader.path is None:
-            content = await reader.read(base, length)
-            return await indexing.workers.run(_in_bytes, function, content, reader.uri)
+            reader, begin = await indexing.hold(file, base, length), 0
         return await indexing.workers.run(
-            _in_path, function, reader.path, reader.version, base, length, reader.uri
+            _in_path, function, reader.path, reader.version, begin, length, reader.uri
         )
     except FormatError as error:
         # What the workers raise by themselves, such as TooLarge, knows no file.
@@ -96,13 +96,6 @@ def _in_path(function: Callable[..., Result], *where: Any) -> Result:
     from ._hdf5_file import open_path
 
     with open_path(*where) as file:
-        return function(file)
-
-
-def _in_bytes(function: Callable[..., Result], content: bytes, uri: str) -> Result:
-    from ._hdf5_file import open_bytes
-
-    with open_bytes(content, uri) as file:
         return function(file)
 
 

@@ -13,9 +13,9 @@ from h5py import h5f, h5fd, h5p
 from asyncload.errors import AsyncloadError, Corrupt, SourceChanged
 from asyncload.manifest import file_version
 
-from ._hdf5_window import BytesWindow, FileWindow
+from ._hdf5_window import FileWindow
 
-__all__ = ["OpenFile", "open_bytes", "open_path"]
+__all__ = ["OpenFile", "open_path"]
 
 # What h5py makes of HDF5's errors, by their numbers.
 _HDF5_ERRORS = (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError)
@@ -58,17 +58,6 @@ def open_path(path: str, version: str, base: int, length: int, uri: str) -> Iter
 
 
 @contextmanager
-def open_bytes(content: bytes, uri: str) -> Iterator[OpenFile]:
-    """Open an HDF5 file that is in memory, until the block ends.
-
-    Raises:
-        Corrupt: HDF5 failed, here or in the block.
-    """
-    with _hdf5(BytesWindow(content, uri), uri) as file:
-        yield file
-
-
-@contextmanager
 def _opened(path: str, version: str, uri: str) -> Iterator[int]:
     changed = "was replaced or changed since it was opened; load it again"
     try:
@@ -84,7 +73,7 @@ def _opened(path: str, version: str, uri: str) -> Iterator[int]:
 
 
 @contextmanager
-def _hdf5(window: FileWindow | BytesWindow, uri: str) -> Iterator[OpenFile]:
+def _hdf5(window: FileWindow, uri: str) -> Iterator[OpenFile]:
     with _translated(window, uri):
         access = h5p.create(h5p.FILE_ACCESS)
         # What a failed walk still holds open is closed with the file.
@@ -103,7 +92,7 @@ def _hdf5(window: FileWindow | BytesWindow, uri: str) -> Iterator[OpenFile]:
 
 
 @contextmanager
-def _translated(window: FileWindow | BytesWindow, uri: str) -> Iterator[None]:
+def _translated(window: FileWindow, uri: str) -> Iterator[None]:
     try:
         yield
     except AsyncloadError:

@@ -1,16 +1,15 @@
-"""The file objects through which the HDF5 library reads a part of a file."""
+"""The file object through which the HDF5 library reads a part of a file."""
 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 
 from asyncload.errors import AsyncloadError, Corrupt, SourceChanged, TooLarge
 
 from . import _hdf5_heap
 
-__all__ = ["BytesWindow", "FileWindow"]
+__all__ = ["FileWindow"]
 
 # Metadata of neighbouring datasets lies together; most requests are below 1 KiB.
 _BLOCK = 16 << 10  # bytes
@@ -19,26 +18,61 @@ _BLOCKS = 1024
 _HEAP_LIMIT = 128 << 20  # bytes
 
 
-class _Window(ABC):
-    """What h5py's file-object driver calls: ``seek``, then ``read``.
+class FileWindow:
+    """A range of an open file, read in blocks that are kept.
 
-    Without ``readinto``, which costs a memoryview for each of a thousand small reads.
+    It has what h5py's file-object driver calls: ``seek``, then ``read``; without ``readinto``,
+    which costs a memoryview for each of a thousand small reads.
+
+    Args:
+        descriptor: stays the caller's.
+        base: first byte of the range.
+        length: bytes in it.
+        uri: for messages.
 
     Attributes:
-        length: of the file, in bytes.
+        length: as given.
         error: the first failure of a read, which HDF5 would report as its own.
     """
 
-    def __init__(self, length: int, uri: str) -> None:
+    def __init__(self, descriptor: int, base: int, length: int, uri: str) -> None:
         self.length = length
         self.error: Exception | None = None
         self._uri = uri
         self._position = 0
         self._heaps: set[int] = set()
+        self._descriptor = descriptor
+        self._base = base
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
-    @abstractmethod
-    def _pread(self, position: int, length: int) -> bytes:
-        """Return ``length`` bytes from ``position``, fewer at the end."""
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Move to ``position``, counted from the begin or (``os.SEEK_END``) the end."""
+        self._position = position if whence == os.SEEK_SET else self.length + position
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def flush(self) -> None:
+        """Do nothing: nothing is ever written."""
+
+    def read(self, length: int) -> bytes:
+        """Return ``length`` bytes from the position, fewer at the end."""
+        index, begin = divmod(self._position, _BLOCK)
+        end = begin + length
+        found = (
+            self._pread(self._position, length) if end > _BLOCK else self._block(index)[begin:end]
+        )
+        return found if found[:4] != _hdf5_heap.SIGNATURE else self._checked(found)
+
+    def _block(self, index: int) -> bytes:
+        block = self._blocks.get(index)
+        if block is None:
+            block = self._blocks[index] = self._pread(index * _BLOCK, _BLOCK)
+            if len(self._blocks) > _BLOCKS:
+                self._blocks.popitem(last=False)
+        return block
 
     def _checked(self, begin: bytes) -> bytes:
         """Look at a collection of the global heap whose first bytes HDF5 is about to get."""
@@ -64,67 +98,6 @@ class _Window(ABC):
             _hdf5_heap.check_collection(self._pread(self._position, size))
         except ValueError as error:
             raise Corrupt(f"is damaged: {error}. Write or copy it again.", uri=self._uri) from error
-
-    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        """Move to ``position``, counted from the begin or (``os.SEEK_END``) the end."""
-        self._position = position if whence == os.SEEK_SET else self.length + position
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def flush(self) -> None:  # noqa: B027 - called, and for any file
-        """Do nothing: nothing is ever written."""
-
-
-class BytesWindow(_Window):
-    """A file that is bytes."""
-
-    def __init__(self, content: bytes, uri: str) -> None:
-        super().__init__(len(content), uri)
-        self._content = content
-
-    def read(self, length: int) -> bytes:
-        """Return ``length`` bytes from the position, fewer at the end."""
-        found = self._pread(self._position, length)
-        return found if found[:4] != _hdf5_heap.SIGNATURE else self._checked(found)
-
-    def _pread(self, position: int, length: int) -> bytes:
-        return self._content[position : position + length]
-
-
-class FileWindow(_Window):
-    """A range of an open file, read in blocks that are kept.
-
-    Args:
-        descriptor: stays the caller's.
-        base: first byte of the range.
-        length: bytes in it.
-        uri: for messages.
-    """
-
-    def __init__(self, descriptor: int, base: int, length: int, uri: str) -> None:
-        super().__init__(length, uri)
-        self._descriptor = descriptor
-        self._base = base
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
-
-    def read(self, length: int) -> bytes:
-        """Return ``length`` bytes from the position, fewer at the end."""
-        index, begin = divmod(self._position, _BLOCK)
-        end = begin + length
-        if end > _BLOCK:
-            found = self._pread(self._position, length)
-            return found if found[:4] != _hdf5_heap.SIGNATURE else self._checked(found)
-        block = self._blocks.get(index)
-        if block is None:
-            block = self._pread(index * _BLOCK, _BLOCK)
-            self._blocks[index] = block
-            if len(self._blocks) > _BLOCKS:
-                self._blocks.popitem(last=False)
-        found = block[begin:end]
-        return found if found[:4] != _hdf5_heap.SIGNATURE else self._checked(found)
 
     def _pread(self, position: int, length: int) -> bytes:
         length = max(0, min(length, self.length - position))

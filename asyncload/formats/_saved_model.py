@@ -14,7 +14,7 @@ from asyncload.interfaces import Indexing, Reader
 from asyncload.manifest import Manifest, TensorEntry
 
 from ._concurrent import for_each
-from ._tensor_bundle import OBJECT_GRAPH, Bundle, index_bundle
+from ._tensor_bundle import INDEX_SUFFIX, OBJECT_GRAPH, Bundle, index_bundle
 from .protobuf import BYTES, as_text, as_view, fields
 
 __all__ = ["SAVED_MODEL", "WARMUP_REQUESTS", "SavedModel"]
@@ -96,10 +96,18 @@ def _asset_names(program: bytes) -> Iterator[str]:
 
 
 async def _index_variables(indexing: Indexing) -> Bundle:
-    names = await indexing.source.list()
+    prefix, without = f"{_VARIABLES}/{_VARIABLES}", Bundle({}, None)
+    try:
+        names = await indexing.source.list()
+    except NotFound:  # a server, which lists no folders
+        try:
+            await indexing.source.open(prefix + INDEX_SUFFIX)
+        except NotFound:
+            return without
+        names = None
     if names is not None and _VARIABLES not in names:
-        return Bundle({}, None)  # a program without variables
-    return await index_bundle(indexing, f"{_VARIABLES}/{_VARIABLES}")
+        return without
+    return await index_bundle(indexing, prefix)
 
 
 async def _open_assets(indexing: Indexing, names: list[str]) -> dict[str, TensorEntry]:

@@ -24,6 +24,7 @@ __all__ = [
     "as_text",
     "as_uint",
     "as_view",
+    "encoded",
     "fields",
     "varint",
     "varints",
@@ -120,6 +121,20 @@ def _expect_within(stop: int, end: int, number: int) -> None:
         raise Corrupt(
             f"has a field {number} that ends at byte {stop} of {end}; it is truncated or damaged"
         )
+
+
+def encoded(number: int, content: Wire) -> tuple[bytes, Wire]:
+    """Return a string, bytes or message field on the wire: what stands before it, and itself."""
+    return _encoded_varint(number << 3 | BYTES) + _encoded_varint(len(content)), content
+
+
+def _encoded_varint(value: int) -> bytes:
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    written.append(value)
+    return bytes(written)
 
 
 def as_view(value: Value) -> memoryview:

@@ -11,7 +11,7 @@ from asyncload.manifest import Manifest
 
 from ._load import Load
 from ._loader import URI, Array, Loader
-from ._options import IntoKeywords, LoadKeywords
+from ._options import IntoKeywords, LoadKeywords, OnChange
 from ._parts import PartResult
 from ._weights import Weights
 
@@ -61,28 +61,48 @@ async def load_into(target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> N
     await _loader().load_into(target, uri, **options)
 
 
-async def load_weights(uri: URI, *, verify: bool = True) -> Weights:
+async def load_weights(
+    uri: URI,
+    *,
+    verify: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+    on_change: OnChange = "error",
+) -> Weights:
     """Load the tensors of a file, on the running loop's Loader; see `Loader.load_weights`."""
-    return await _loader().load_weights(uri, verify=verify)
+    return await _loader().load_weights(
+        uri, verify=verify, storage_options=storage_options, on_change=on_change
+    )
 
 
-async def inspect(uri: URI) -> Manifest:
+async def inspect(uri: URI, *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
     """Read the index of a file, on the running loop's Loader; see `Loader.inspect`."""
-    return await _loader().inspect(uri)
+    return await _loader().inspect(uri, storage_options=storage_options)
 
 
-def stream(uri: URI) -> AsyncGenerator[tuple[str, Array], None]:
+def stream(
+    uri: URI, *, storage_options: Mapping[str, Any] | None = None
+) -> AsyncGenerator[tuple[str, Array], None]:
     """Yield tensors as they complete, on the running loop's Loader; see `Loader.stream`."""
-    return _loader().stream(uri)
+    return _loader().stream(uri, storage_options=storage_options)
 
 
-async def load_many(uris: Iterable[URI], *, return_exceptions: bool = False) -> list[Any]:
+async def load_many(
+    uris: Iterable[URI],
+    *,
+    return_exceptions: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Any]:
     """Load several URIs at once, on the running loop's Loader; see `Loader.load_many`."""
-    return await _loader().load_many(uris, return_exceptions=return_exceptions)
+    return await _loader().load_many(
+        uris, return_exceptions=return_exceptions, storage_options=storage_options
+    )
 
 
 def map_parts(
-    decode: Callable[[memoryview], Mapping[str, Array]], uris: Iterable[URI]
+    decode: Callable[[memoryview], Mapping[str, Array]],
+    uris: Iterable[URI],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[PartResult, None]:
     """Run ``decode`` on each file, on the running loop's Loader; see `Loader.map_parts`."""
-    return _loader().map_parts(decode, uris)
+    return _loader().map_parts(decode, uris, storage_options=storage_options)

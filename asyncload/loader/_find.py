@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncload.errors import NotFound, Unsafe
-from asyncload.formats import PREFIXES, detect, detect_folder
+from asyncload.formats import FOLDERS, PREFIXES, detect, detect_folder
 from asyncload.interfaces import Format, Reader, Source
 
 __all__ = ["find_format"]
@@ -31,9 +31,13 @@ async def find_format(source: Source) -> tuple[Format, Reader]:
 
 
 async def _by_prefix(source: Source, missing: NotFound) -> tuple[Format, Reader]:
-    for ending, chosen in PREFIXES:
+    if source.uri.endswith("/"):  # a folder of a store that lists none: an HTTP server
+        candidates = list(FOLDERS)
+    else:
+        candidates = [(source.name + ending, chosen) for ending, chosen in PREFIXES]
+    for name, chosen in candidates:
         try:
-            return chosen, await source.open(source.name + ending)
+            return chosen, await source.open(name)
         except (NotFound, Unsafe):  # no file has such a name
             continue
     raise missing

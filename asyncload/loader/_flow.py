@@ -26,8 +26,8 @@ from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool
-from asyncload.pipeline import Pipeline, unpack
-from asyncload.sources import open_source
+from asyncload.pipeline import HeldRange, Pipeline, fetch_range, unpack
+from asyncload.sources import Stores, open_source
 from asyncload.workers import Workers
 
 from ._construct import Construction
@@ -59,6 +59,7 @@ class Resources:
     budget: Budget
     builder: Executor
     index_cache: IndexCache | None
+    stores: Stores
     spare_time: Callable[[Work], None]
 
 
@@ -89,6 +90,7 @@ class Flow:
     Args:
         uri: where the model or the weights are.
         resources: the Loader's.
+        storage: ``storage_options``.
         emit: where events go.
     """
 
@@ -96,11 +98,14 @@ class Flow:
         self,
         uri: str | os.PathLike[str],
         resources: Resources,
+        storage: Mapping[str, Any],
         emit: Callable[[Event], None] = _report_nothing,
     ) -> None:
         self._resources = resources
         self._emit = emit
-        self._source = open_source(uri, threads=resources.workers.threads)
+        self._source = open_source(
+            uri, threads=resources.workers.threads, stores=resources.stores, options=storage
+        )
         self.uri = self._source.uri
         self._files = OpenFiles()
         self._held = AsyncExitStack()
@@ -203,7 +208,12 @@ class Flow:
             chosen, reader = await find_format(self._source)
             self._files.add(reader)
             indexing = Indexing(
-                self._source, self._files, self._resources.workers, self._unpack, publish
+                source=self._source,
+                files=self._files,
+                workers=self._resources.workers,
+                unpack=self._unpack,
+                hold=self._hold,
+                publish=publish,
             )
             manifest = await self._recall.index(chosen, indexing)
         return manifest if legacy_optimizer else without_legacy_optimizer(manifest)
@@ -231,6 +241,16 @@ class Flow:
         )
         self._held.push_async_callback(unpacked.aclose)
         return unpacked
+
+    async def _hold(self, file: int, offset: int, length: int) -> Reader:
+        reader = self._files.readers[file]
+        if isinstance(reader, HeldRange) and (held := reader.held(offset, length)) is not None:
+            return held
+        await self._reserve(2 * length)  # as in `_unpack`
+        part = await fetch_range(reader, offset, length, workers=self._resources.workers)
+        self._held.push_async_callback(part.aclose)
+        self._files.readers[file] = HeldRange(reader, part, offset, length)
+        return part
 
     async def _read_weights(self, manifest: Manifest, verify: bool) -> Weights:
         pipeline = await self._pipeline(manifest, verify=verify)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -14,19 +15,21 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 import anyio
 import numpy.typing as npt
 
-from asyncload.errors import LoaderClosed
+from asyncload.errors import LoaderClosed, SourceChanged
 from asyncload.events import Observer
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
+from asyncload.sources import Stores, normalise
 from asyncload.workers import Workers
 
 from ._flow import Flow, Resources, first_error
 from ._index_cache import IndexCache
 from ._load import Load
-from ._options import IntoKeywords, IntoOptions, LoadKeywords, LoadOptions
+from ._options import IntoKeywords, IntoOptions, LoadKeywords, LoadOptions, OnChange
 from ._parts import PartResult, map_parts, physical_memory
 from ._recall import Work
+from ._storage import merge_options
 from ._weights import Weights
 
 __all__ = ["Loader"]
@@ -39,6 +42,7 @@ URI = str | os.PathLike[str]
 _MEMORY_SHARE = 0.75
 _KEEP_SHARE = 0.25  # of the memory budget
 _PARTS_AHEAD = 2  # parts read while every worker decodes one
+_TRIES = 3  # loads of a file that changes each time, before that is an error
 
 
 class Loader:
@@ -62,6 +66,16 @@ class Loader:
             is kept for the next load of the same version of it, by this or another process of the
             user: ``True`` for the user's cache directory, or the path of another folder. Files
             changed less than 2 s before are not kept, nor what is only in memory.
+        storage_options: how object storage and HTTP servers are reached; what is not said here is
+            taken from the environment, as each store's own tools do. For all stores: ``endpoint``
+            (a URL), ``anonymous``, ``headers``, ``ca_file``, ``timeouts`` (seconds: ``connect``,
+            ``read`` for a stall, ``total`` for a request with its retries), ``retries``,
+            ``concurrency`` (requests in flight to a bucket or server; by default as many as the
+            link rewards), ``part_size`` (of one request). S3: ``region``, ``profile``,
+            ``access_key_id``, ``secret_access_key``, ``session_token``. GCS:
+            ``service_account``, ``service_account_key``. Azure: ``account_name``,
+            ``account_key``, ``sas_token``, ``connection_string``. And whatever else obstore's
+            store of that kind is configured with. Credentials are read once for each bucket.
         observer: called with every `Event` of every load, on the loop's thread.
     """
 
@@ -73,8 +87,10 @@ class Loader:
         memory: int | str | None = None,
         keep: int | str | None = None,
         index_cache: bool | str | os.PathLike[str] = True,
+        storage_options: Mapping[str, Any] | None = None,
         observer: Observer | None = None,
     ) -> None:
+        self._storage_options = merge_options({}, storage_options)
         limit = int(physical_memory() * _MEMORY_SHARE) if memory is None else parse_size(memory)
         self._resources = Resources(
             workers=Workers(executor, processes=processes),
@@ -83,6 +99,7 @@ class Loader:
             budget=Budget(limit),
             builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
             index_cache=_index_cache(index_cache),
+            stores=Stores(),
             spare_time=self._in_spare_time,
         )
         self._observer = observer
@@ -142,6 +159,7 @@ class Loader:
 
     async def _release(self) -> None:
         await self._resources.workers.aclose()
+        await self._resources.stores.aclose()
         self._resources.slabs.close()
         self._resources.arenas.close()
         # A model half built cannot be interrupted; its thread ends with it, unwaited for.
@@ -167,14 +185,20 @@ class Loader:
             LoaderClosed: the Loader is closed.
         """
         chosen = LoadOptions(**options)
-        return self._start(uri, lambda flow: flow.load(chosen))
+        return self._start(
+            uri,
+            lambda flow: flow.load(chosen),
+            storage_options=chosen.storage_options,
+            on_change=chosen.on_change,
+        )
 
     async def load(self, uri: URI, **options: Unpack[LoadKeywords]) -> Any:
         """Load what a URI holds.
 
         Args:
-            uri: a path, ``file://`` or ``memory://``; of a file, of a SavedModel's folder, or of
-                a checkpoint's prefix.
+            uri: a path, ``file://``, ``memory://``, ``s3://``, ``gs://``, ``az://`` or
+                ``http(s)://``; of a file, of a SavedModel's folder (for HTTP with a slash at its
+                end), or of a checkpoint's prefix.
             options: as follows.
 
         Options:
@@ -190,6 +214,9 @@ class Loader:
             warmup: call the model off the loop before it is handed over, so that the first request
                 is as fast as the next: inputs for it, or ``True`` for inputs made to its
                 specification or those that were saved with it.
+            storage_options: those of the Loader, changed for this load.
+            on_change: what to do if a file is replaced while it is read: ``"error"``, or
+                ``"restart"`` to load the new version from its start, three times at most.
 
         Returns:
             A ``keras.Model`` for a ``.keras`` or a legacy ``.h5`` file, equal to what
@@ -207,20 +234,34 @@ class Loader:
         """
         return await self.prefetch(uri, **options)
 
-    async def load_weights(self, uri: URI, *, verify: bool = True) -> Weights:
+    async def load_weights(
+        self,
+        uri: URI,
+        *,
+        verify: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
+        on_change: OnChange = "error",
+    ) -> Weights:
         """Load the tensors of a file of any format, without building a model or TensorFlow.
 
         Args:
             uri: as `load` takes it.
             verify: compare the checksums that a checkpoint has of its tensors; one that is wrong
                 is `Corrupt`.
+            storage_options: as `load` takes them.
+            on_change: as `load` takes it.
 
         Returns:
             Name -> read-only array, names as the file has them (``layers/dense/vars/0``).
 
         Raises: as `load` does, but for `MismatchError`.
         """
-        return await self._start(uri, lambda flow: flow.weights(verify=verify))
+        return await self._start(
+            uri,
+            lambda flow: flow.weights(verify=verify),
+            storage_options=storage_options,
+            on_change=on_change,
+        )
 
     async def load_into(self, target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
         """Load new values into an object that lives: all of them, or none.
@@ -246,6 +287,7 @@ class Loader:
             partial: from a checkpoint, restore what both have, as ``expect_partial`` of
                 TensorFlow's ``restore`` does; by default each has to have all of the other.
             verify: compare the checksums that a checkpoint has of its tensors.
+            storage_options, on_change: as `load` takes them.
 
         Raises:
             SourceError: the bytes could not be had.
@@ -255,7 +297,12 @@ class Loader:
             WorkerCrashed, MemoryLimitExceeded, LoaderClosed: as `load`.
         """
         made = IntoOptions(**options)
-        load = self._start(uri, lambda flow: flow.into(target, made))
+        load = self._start(
+            uri,
+            lambda flow: flow.into(target, made),
+            storage_options=made.storage_options,
+            on_change=made.on_change,
+        )
         try:
             await load
         except asyncio.CancelledError:
@@ -265,47 +312,75 @@ class Loader:
                     pass
             raise
 
-    async def inspect(self, uri: URI) -> Manifest:
+    async def inspect(
+        self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
+    ) -> Manifest:
         """Read the index of a file, and none of its tensors.
+
+        Args:
+            uri: as `load` takes it.
+            storage_options: as `load` takes them.
 
         Raises: as `load` does, but for `MismatchError` and `MemoryLimitExceeded`.
         """
-        return await self._start(uri, lambda flow: flow.inspect())
+        return await self._start(uri, lambda flow: flow.inspect(), storage_options=storage_options)
 
-    async def stream(self, uri: URI) -> AsyncGenerator[tuple[str, Array], None]:
+    async def stream(
+        self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield (name, read-only array) as tensors complete, in no set order.
 
         Leaving the iteration early stops the reads; use `contextlib.aclosing` to have that
         happen at once.
 
+        Args:
+            uri: as `load` takes it.
+            storage_options: as `load` takes them.
+
         Raises: as `load_weights` does.
         """
         self._open()
-        async for item in Flow(uri, self._resources).stream():
+        storage = merge_options(self._storage_options, storage_options)
+        async for item in Flow(uri, self._resources, storage).stream():
             yield item
 
     @overload
     async def load_many(
-        self, uris: Iterable[URI], *, return_exceptions: Literal[False] = False
+        self,
+        uris: Iterable[URI],
+        *,
+        return_exceptions: Literal[False] = False,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> list[Any]: ...
 
     @overload
     async def load_many(
-        self, uris: Iterable[URI], *, return_exceptions: bool
+        self,
+        uris: Iterable[URI],
+        *,
+        return_exceptions: bool,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> list[Any | Exception]: ...
 
-    async def load_many(self, uris: Iterable[URI], *, return_exceptions: bool = False) -> list[Any]:
+    async def load_many(
+        self,
+        uris: Iterable[URI],
+        *,
+        return_exceptions: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
         """Load several URIs at once.
 
         Args:
             uris: each as `load` takes it.
             return_exceptions: put what a load raised in its place in the list, so that one broken
                 part spoils no other. Otherwise the first error cancels the rest and is raised.
+            storage_options: as `load` takes them.
 
         Returns:
             A result for each URI, in their order.
         """
-        loads = [self.prefetch(uri) for uri in uris]
+        loads = [self.prefetch(uri, storage_options=storage_options) for uri in uris]
         results: list[Any] = [None] * len(loads)
 
         async def collect(index: int) -> None:
@@ -322,7 +397,11 @@ class Loader:
         return results
 
     async def map_parts(
-        self, decode: Callable[[memoryview], Mapping[str, Array]], uris: Iterable[URI]
+        self,
+        decode: Callable[[memoryview], Mapping[str, Array]],
+        uris: Iterable[URI],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[PartResult, None]:
         """Run a function of the caller's on the bytes of each file, in worker processes.
 
@@ -330,28 +409,49 @@ class Loader:
             decode: called with a read-only memoryview of a whole file's bytes, valid during the
                 call; returns name -> array. Closures and functions of ``__main__`` work too.
             uris: the parts.
+            storage_options: as `load` takes them.
 
         Yields:
             A `PartResult` for each part as it completes; one broken part spoils no other.
         """
         window = self._resources.workers.processes + _PARTS_AHEAD
-        start = functools.partial(self._start, work=lambda flow: flow.part(decode))
+        start = functools.partial(
+            self._start, work=lambda flow: flow.part(decode), storage_options=storage_options
+        )
         async with aclosing(map_parts(uris, start, window)) as results:
             async for result in results:
                 yield result
 
-    def _start(self, uri: URI, work: Callable[[Flow], Awaitable[Result]]) -> Load[Result]:
+    def _start(
+        self,
+        uri: URI,
+        work: Callable[[Flow], Awaitable[Result]],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        on_change: OnChange = "error",
+    ) -> Load[Result]:
         self._open()
+        storage = merge_options(self._storage_options, storage_options)
+        tries = _tries(on_change)
 
         async def follow(load: Load[Result]) -> Result:
-            return await work(Flow(uri, self._resources, load.emit))
+            for _ in range(tries - 1):
+                with contextlib.suppress(SourceChanged):
+                    return await work(Flow(uri, self._resources, storage, load.emit))
+            return await work(Flow(uri, self._resources, storage, load.emit))
 
-        load = Load(os.fspath(uri), follow, self._observer)
+        load = Load(normalise(uri), follow, self._observer)
         if self._group is None:
             self._waiting.append(load)
         else:
             self._group.start_soon(load.run)
         return load
+
+
+def _tries(on_change: str) -> int:
+    if on_change not in ("error", "restart"):
+        raise ValueError(f"on_change is 'error' or 'restart', not {on_change!r}")
+    return _TRIES if on_change == "restart" else 1
 
 
 def _index_cache(chosen: bool | str | os.PathLike[str]) -> IndexCache | None:

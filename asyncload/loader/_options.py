@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
-__all__ = ["IntoKeywords", "IntoOptions", "LoadKeywords", "LoadOptions"]
+__all__ = ["IntoKeywords", "IntoOptions", "LoadKeywords", "LoadOptions", "OnChange"]
 
+OnChange = Literal["error", "restart"]
 Scopes = Callable[[], AbstractContextManager[None]]
 
 
@@ -24,6 +25,8 @@ class LoadKeywords(TypedDict, total=False):
     trusted: bool | None
     verify: bool
     warmup: Any
+    storage_options: Mapping[str, Any] | None
+    on_change: OnChange
 
 
 def _capture_keras_scopes() -> Scopes:
@@ -50,6 +53,8 @@ class LoadOptions:
     trusted: bool | None = None
     verify: bool = True
     warmup: Any = None
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    on_change: OnChange = "error"
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
 
     @property
@@ -65,6 +70,8 @@ class IntoKeywords(TypedDict, total=False):
     skip_mismatch: bool
     partial: bool
     verify: bool
+    storage_options: Mapping[str, Any] | None
+    on_change: OnChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,4 +86,6 @@ class IntoOptions:
     skip_mismatch: bool = False
     partial: bool = False
     verify: bool = True
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    on_change: OnChange = "error"
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)

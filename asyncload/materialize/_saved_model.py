@@ -27,7 +27,7 @@ from asyncload.formats.protobuf import BYTES, Wire, as_text, as_view, fields
 from . import CannotBuildFast
 from ._messages import declare, parse
 
-__all__ = ["SavedModelParts", "choose", "parse_function"]
+__all__ = ["SavedModelParts", "choose"]
 
 # Fields: SavedModel.meta_graphs; MetaGraphDef.graph_def, .asset_file_def, .object_graph_def;
 # AssetFileDef.filename; GraphDef.node, .library; FunctionDefLibrary.function;
@@ -43,27 +43,10 @@ _NAME = 1
 _MESSAGES = declare(
     "asyncload.saved_model",
     {
-        "Function": {
-            "signature": (1, False, "Signature"),
-            "node_def": (3, True, "Node"),
-            "attr": (5, True, "Attribute"),
-            "arg_attr": (7, True, "ArgumentAttributes"),
-        },
-        "Signature": {"name": (1, False, str), "output_arg": (3, True, "Argument")},
-        "Argument": {"type": (3, False, int)},
-        "Node": {"op": (2, False, str), "attr": (5, True, "Attribute")},
-        "Attribute": {"key": (1, False, str), "value": (2, False, bytes)},
-        "ArgumentAttributes": {"key": (1, False, int), "value": (2, False, "Attributes")},
-        "Attributes": {"attr": (1, True, "Attribute")},
         "ObjectGraph": {"nodes": (1, True, bytes), "concrete_functions": (2, True, "Entry")},
         "Entry": {"key": (1, False, str), "value": (2, False, bytes)},
     },
 )
-
-
-def parse_function(data: Wire, *, uri: str) -> Any:
-    """Parse a ``FunctionDef``: its name, outputs and nodes, and the names of attributes."""
-    return parse(_MESSAGES["Function"], data, uri=uri)
 
 
 def _parts(message: Wire, *numbers: int) -> dict[int, list[memoryview]]:
@@ -122,6 +105,18 @@ class SavedModelParts:
     def _graph_parts(self) -> dict[int, list[memoryview]]:
         with self._named():
             return _parts(self._graph, _NODES, _LIBRARY)
+
+    def function(self, name: str) -> list[tuple[int, memoryview]] | None:
+        """Return the fields of a ``FunctionDef``, all of which are messages; ``None`` if missing.
+
+        Raises:
+            Corrupt: it is damaged.
+        """
+        definition = self.functions.get(name)
+        if definition is None:
+            return None
+        with self._named():
+            return [(number, as_view(value)) for number, _, value in fields(definition)]
 
     @cached_property
     def functions(self) -> dict[str, memoryview]:

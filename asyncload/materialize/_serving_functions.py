@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from google.protobuf.message import DecodeError
+
 from asyncload.errors import Corrupt
 
 from . import _private
-from ._saved_model import SavedModelParts, parse_function
+from ._saved_model import SavedModelParts
 
 __all__ = ["register"]
 
@@ -40,13 +42,17 @@ def register(parts: SavedModelParts, wanted: Iterable[str]) -> _private.Library:
 
 
 def _draft(parts: SavedModelParts, name: str) -> _private.Draft:
-    definition = parts.functions.get(name)
-    if definition is None:
+    function = parts.function(name)
+    if function is None:
         raise Corrupt(
             f"has no function {name!r}, which it calls; export the model again", uri=parts.uri
         )
-    function = parse_function(definition, uri=parts.uri)
-    return _private.Draft(function, parts.functions)
+    try:
+        return _private.Draft(function, parts.functions)
+    except DecodeError as error:
+        raise Corrupt(
+            f"has a damaged function {name!r}; copy or export the model again", uri=parts.uri
+        ) from error
 
 
 def _callees_first(calls: dict[str, list[str]], uri: str) -> Iterator[str]:

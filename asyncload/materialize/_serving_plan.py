@@ -15,6 +15,7 @@ from typing import Any
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from asyncload.errors import Corrupt
+from asyncload.formats.protobuf import as_view, fields
 
 from . import CannotBuildFast
 from ._messages import parse
@@ -24,6 +25,7 @@ __all__ = ["CheckpointKeys", "Resource", "ServingPlan", "checkpoint_keys", "plan
 
 _CREATE, _INITIALISE = "_create_resource", "_initialize"
 _VALUE = "VARIABLE_VALUE"
+_NODES = 1  # the field of TrackableObjectGraph
 # What the tables of TensorFlow append to the key of their attribute: lookup_ops.py.
 _TABLE_PARTS = ("-keys", "-values")
 
@@ -175,12 +177,12 @@ def checkpoint_keys(
         Corrupt: the checkpoint has no state for a variable.
         CannotBuildFast: it has some for a resource, in a form that is not known here.
     """
-    graph = parse(trackable_object_graph_pb2.TrackableObjectGraph, object_graph, uri=parts.uri)
+    nodes = _Nodes(object_graph, parts.uri)
     restored = [number for number, found in plan.resources.items() if found.restore is not None]
-    same = _walk(parts, graph.nodes, {*plan.variables, *restored})
+    same = _walk(parts, nodes, {*plan.variables, *restored})
     variables = {}
     for number, variable in plan.variables.items():
-        key = _attribute(graph.nodes, same.get(number), _VALUE)
+        key = _attribute(nodes, same.get(number), _VALUE)
         if key is None or key not in present:
             raise Corrupt(
                 f"the checkpoint of the model has no value for variable {variable.name!r}; export "
@@ -190,7 +192,7 @@ def checkpoint_keys(
         variables[number] = key
     tables = {}
     for number in restored:
-        key = _attribute(graph.nodes, same.get(number), None)
+        key = _attribute(nodes, same.get(number), None)
         keys = tuple(f"{key}{part}" for part in _TABLE_PARTS)
         if key is None or any(each not in present for each in keys):
             raise CannotBuildFast("a resource has state in a form that is not known here")
@@ -198,7 +200,32 @@ def checkpoint_keys(
     return CheckpointKeys(variables, tables)
 
 
-def _walk(parts: SavedModelParts, nodes: Any, wanted: set[int]) -> dict[int, int]:
+class _Nodes:
+    """The nodes of a ``TrackableObjectGraph``, each parsed when it is first asked for."""
+
+    def __init__(self, object_graph: bytes, uri: str) -> None:
+        self._uri = uri
+        try:
+            self._stored = [
+                as_view(value) for number, _, value in fields(object_graph) if number == _NODES
+            ]
+        except Corrupt as error:
+            error.uri = uri
+            raise
+        self._parsed: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, number: int) -> Any:
+        node = self._parsed.get(number)
+        if node is None:
+            kind = trackable_object_graph_pb2.TrackableObjectGraph.TrackableObject
+            node = self._parsed[number] = parse(kind, self._stored[number], uri=self._uri)
+        return node
+
+
+def _walk(parts: SavedModelParts, nodes: _Nodes, wanted: set[int]) -> dict[int, int]:
     """Match nodes of the object graph with those of the checkpoint's, by the names of children."""
     same = {0: 0} if nodes else {}
     missing = wanted - same.keys()
@@ -218,7 +245,7 @@ def _walk(parts: SavedModelParts, nodes: Any, wanted: set[int]) -> dict[int, int
     return same
 
 
-def _attribute(nodes: Any, number: int | None, name: str | None) -> str | None:
+def _attribute(nodes: _Nodes, number: int | None, name: str | None) -> str | None:
     """Return the key of a node's attribute of that name, or of its only one."""
     attributes = [] if number is None else list(nodes[number].attributes)
     if name is None:

@@ -9,11 +9,13 @@
 - ``run``       `Pipeline`, which the Loader uses
 - ``_decode``   what workers do for it
 - ``_unpack``   files that lie deflated inside others
+- ``_hold``     ranges of remote files that workers have to read
 """
 
 from __future__ import annotations
 
+from ._hold import HeldRange, fetch_range
 from ._unpack import unpack
 from .run import Pipeline
 
-__all__ = ["Pipeline", "unpack"]
+__all__ = ["HeldRange", "Pipeline", "fetch_range", "unpack"]

@@ -21,7 +21,6 @@ from .plan import TENSORS, Job
 
 __all__ = ["Flow", "Ready"]
 
-_READS = 6  # in flight: more than there are threads, so that none waits for the loop between two
 _LARGE = 4 << 20  # bytes; what is larger is given back off the loop's thread
 
 Ready = Callable[[TensorEntry, Array], None]
@@ -69,7 +68,8 @@ class Flow:
                 self._hand_over(entry.name)
             await self._fill()
             await self._open_homes()
-            readers = min(_READS, len(prepared.steps))
+            worth = max((self._readers[s.file].parallel for s in prepared.steps), default=0)
+            readers = min(worth, len(prepared.steps))
             # While one job of a worker's is decoded, the next one's bytes are read.
             decoders = min(2 * self._workers.processes, len(prepared.jobs))
             await run_together([self._read] * readers + [self._decode] * decoders)

@@ -19,6 +19,8 @@ __all__ = ["LocalReader"]
 
 Result = TypeVar("Result")
 
+# In flight: more than there are threads, so that none waits for the loop between two.
+_PARALLEL = 6  # reads
 _IOV_MAX = 1024  # buffers in one preadv; what Linux and macOS both take
 
 
@@ -44,6 +46,7 @@ class LocalReader:
         self.size = status.st_size
         self.version = file_version(status)
         self.path: str | None = path
+        self.parallel = _PARALLEL
         self._path = path
         self._descriptor = descriptor
         self._threads = threads

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import anyio
 from aiofiles.os import wrap
 
-__all__ = ["in_thread"]
+__all__ = ["end", "in_thread"]
 
 Result = TypeVar("Result")
 
@@ -48,14 +48,14 @@ async def in_thread(
     except asyncio.CancelledError:
         if claim.acquire(blocking=False):
             task.cancel()
-        await _end(task)
+        await end(task)
         if outcome and undo is not None:
             undo(outcome[0])
         raise
     return outcome[0]
 
 
-async def _end(task: asyncio.Future[None]) -> None:
+async def end(task: asyncio.Future[None]) -> None:
     """Wait until a task has ended, however often the caller is cancelled meanwhile."""
     with anyio.CancelScope(shield=True):
         while not task.done():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Self, TypeVar
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,7 @@ import numpy.typing as npt
 from asyncload.errors import DecodeError, NotFound
 from asyncload.formats import detect
 from asyncload.interfaces import Indexing, OpenFiles, Reader
-from asyncload.manifest import Deflate, Manifest, TensorEntry, numpy_dtype
+from asyncload.manifest import Deflate, Manifest, TensorEntry, file_version, numpy_dtype
 
 Result = TypeVar("Result")
 
@@ -45,6 +48,7 @@ class BytesReader:
         self.uri, self.name, self.content = uri, name, content
         self.size, self.version = len(content), "1"
         self.path: str | None = None
+        self.parallel = 1
         self.reads: list[tuple[int, int]] = []
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -96,6 +100,19 @@ class BytesSource:
         pass
 
 
+class _HeldReader(BytesReader):
+    """Bytes that can be opened by a path."""
+
+    def __init__(self, uri: str, content: bytes) -> None:
+        super().__init__(uri, "", content)
+        file = tempfile.TemporaryFile()  # noqa: SIM115  closed with this
+        file.write(content)
+        file.flush()
+        finalize(self, file.close)
+        self.path = f"/proc/self/fd/{file.fileno()}"
+        self.version = file_version(os.fstat(file.fileno()))
+
+
 async def _unpack(reader: Reader, offset: int, stored: int, decoded: int, crc32: int) -> Reader:
     try:
         content = zlib.decompress(await reader.read(offset, stored), -zlib.MAX_WBITS)
@@ -113,7 +130,12 @@ async def index_files(
     files = OpenFiles([await source.open()])
     head = await files.readers[0].read(0, min(16, files.readers[0].size))
     publish = ([] if published is None else published).append
-    indexing = Indexing(source, files, InlineWorkers(), _unpack, publish)
+
+    async def hold(file: int, offset: int, length: int) -> Reader:
+        whole = files.readers[file]
+        return _HeldReader(whole.uri, await whole.read(offset, length))
+
+    indexing = Indexing(source, files, InlineWorkers(), _unpack, publish, hold)
     return await detect(source.name, head, uri=source.uri).index(indexing), files
 
 

@@ -150,9 +150,11 @@ async def test_what_only_tensorflow_can_restore(
 
 async def test_options_that_are_for_other_files(tmp_path: Path, loader: asyncload.Loader) -> None:
     prefix = write(checkpoints.wrapped(2), tmp_path / "ckpt")
-    for option in ("by_name", "skip_mismatch"):
-        with pytest.raises(asyncload.FormatError, match=f"{option}=True is for"):
-            await loader.load_into(checkpoints.wrapped(1), prefix, **{option: True})
+    options: tuple[Any, ...] = ({"by_name": True}, {"skip_mismatch": True})
+    for option in options:
+        (name,) = option
+        with pytest.raises(asyncload.FormatError, match=f"{name}=True is for"):
+            await loader.load_into(checkpoints.wrapped(1), prefix, **option)
     with pytest.raises(TypeError, match="trackable"):
         await loader.load_into({"a": 1}, prefix)
 

@@ -13,16 +13,20 @@ import re
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tensorflow.core.framework import node_def_pb2
-from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 from tensorflow.python.framework import constant_op, op_def_registry, ops, tensor_util
 from tensorflow.python.ops import gen_functional_ops, gen_resource_variable_ops
 from tensorflow.python.saved_model import nested_structure_coder
+
+from asyncload.formats.protobuf import Wire, encoded
+from asyncload.materialize._messages import declare
+
+from ._runtime import add_function
 
 __all__ = [
     "Draft",
@@ -68,7 +72,21 @@ def constant(proto: Any) -> Any:
 # trace; the others say what follows from the operations, and its own loader drops them too: with
 # them, instantiating takes a third longer.
 _GRADIENT, _GIVEN_NAME = "_gradient_op_type", "_user_specified_name"
-_INFERRED, _INFERRED_OF_INPUTS = "_output_shapes", "_input_shapes"
+_INFERRED, _INFERRED_OF_INPUTS = "_output_shapes", b"_input_shapes"
+
+# Fields of FunctionDef (tensorflow/core/framework/function.proto).
+_SIGNATURE, _NODE, _ATTRIBUTE, _ARGUMENT = 1, 3, 5, 7
+_MESSAGES = declare(
+    "asyncload.serving",
+    {
+        "Signature": {"name": (1, False, str), "output_arg": (3, True, "Output")},
+        "Output": {"type": (3, False, int)},
+        "Node": {"op": (2, False, str), "attr": (5, True, "Attribute")},
+        "Attribute": {"key": (1, False, str), "value": (2, False, bytes)},
+        "Argument": {"key": (1, False, int), "value": (2, False, "Attributes")},
+        "Attributes": {"attr": (1, True, "Attribute")},
+    },
+)
 
 # --- definitions -------------------------------------------------------------------------
 
@@ -116,9 +134,11 @@ def _declared_traits(declared: Any) -> _Traits:
 class Draft:
     """The definition of a function, on its way to a `Library`.
 
+    It is parsed and put together message by message, as a large one would hold the GIL for
+    milliseconds at once.
+
     Args:
-        function: a message with a ``FunctionDef``'s name, outputs, nodes and attributes, which
-            keeps the rest as it is.
+        function: the fields of a ``FunctionDef``: (number, message).
         functions: the names of all functions there are.
 
     Attributes:
@@ -126,24 +146,38 @@ class Draft:
 
     Raises:
         UnknownOperation: one of its nodes is neither an operation nor a function.
+        google.protobuf.message.DecodeError: it is damaged.
     """
 
-    def __init__(self, function: Any, functions: Container[str]) -> None:
-        self._function = function
+    def __init__(
+        self, function: Iterable[tuple[int, memoryview]], functions: Container[str]
+    ) -> None:
+        self._signature: Any = _MESSAGES["Signature"]()
+        self._fields: list[tuple[int, Wire]] = []
         self._nodes: list[tuple[int, _Traits, Any]] = []
         self.calls: list[str] = []
-        for index, node in enumerate(function.node_def):
-            traits = _traits(node.op)
-            if traits is _UNKNOWN and node.op not in functions:
-                raise UnknownOperation(f"nobody has registered the operation {node.op!r}")
-            _drop(node.attr, _INFERRED)
-            if traits is not _PLAIN:
-                whole = node_def_pb2.NodeDef.FromString(node.SerializeToString())
-                self._nodes.append((index, traits, whole))
-                self.calls.extend(_called(whole, functions))
-        _drop(function.attr, _INFERRED_OF_INPUTS)
-        for argument in function.arg_attr:
-            _drop(argument.value.attr, _GIVEN_NAME)
+        for number, content in function:
+            if number == _SIGNATURE:
+                self._signature.MergeFromString(bytes(content))
+            elif number == _NODE:
+                self._add_node(content, functions)
+            elif number == _ARGUMENT:
+                self._fields.append((number, _without(_GIVEN_NAME, content)))
+            elif number != _ATTRIBUTE or _INFERRED_OF_INPUTS not in bytes(content):
+                self._fields.append((number, content))
+
+    def _add_node(self, content: memoryview, functions: Container[str]) -> None:
+        node = _MESSAGES["Node"].FromString(bytes(content))
+        traits = _traits(node.op)
+        if traits is _UNKNOWN and node.op not in functions:
+            raise UnknownOperation(f"nobody has registered the operation {node.op!r}")
+        if traits is not _PLAIN:
+            whole = node_def_pb2.NodeDef.FromString(bytes(content))
+            whole.attr.pop(_INFERRED, None)
+            self._nodes.append((len(self._fields), traits, whole))
+            self.calls.extend(_called(whole, functions))
+        kept: Wire = node.SerializeToString() if _drop(node.attr, _INFERRED) else content
+        self._fields.append((_NODE, kept))
 
     def finish(self, names: Mapping[str, str], suffix: str) -> tuple[str, bytes, list[int]]:
         """Give functions and shared resources the names that they have in this process.
@@ -159,7 +193,6 @@ class Draft:
             Its own new name, its serialized ``FunctionDef``, and its outputs' dtypes as protocol
             buffers number them.
         """
-        function = self._function
         own = any(traits.shared is not None for _, traits, _ in self._nodes)
         for index, traits, node in self._nodes:
             node.op = names.get(node.op, node.op)
@@ -168,23 +201,32 @@ class Draft:
             node.attr.pop(_GRADIENT, None)
             if traits.shared is not None:
                 _rename_shared(node, traits.shared, suffix)
-            place = function.node_def[index]
-            place.Clear()
-            place.MergeFromString(node.SerializeToString(deterministic=True))
-        readable = re.sub(r"_\d+$", "", function.signature.name)
-        function.signature.name = ""
-        digest = hashlib.sha256(function.SerializeToString(deterministic=True)).hexdigest()
-        name = f"{readable}_{digest[:32]}{suffix if own else ''}"
-        function.signature.name = name
-        outputs = [result.type for result in function.signature.output_arg]
-        return name, function.SerializeToString(), outputs
+            self._fields[index] = _NODE, node.SerializeToString(deterministic=True)
+        readable = re.sub(r"_\d+$", "", self._signature.name)
+        self._signature.name = ""
+        pieces = [piece for number, content in self._fields for piece in encoded(number, content)]
+        digest = hashlib.sha256(self._signature.SerializeToString(deterministic=True))
+        for piece in pieces:
+            digest.update(piece)
+        self._signature.name = f"{readable}_{digest.hexdigest()[:32]}{suffix if own else ''}"
+        signature = encoded(_SIGNATURE, self._signature.SerializeToString())
+        outputs = [result.type for result in self._signature.output_arg]
+        return self._signature.name, b"".join([*signature, *pieces]), outputs
 
 
-def _drop(attributes: Any, name: str) -> None:
+def _drop(attributes: Any, name: str) -> bool:
     for index, attribute in enumerate(attributes):
         if attribute.key == name:
             del attributes[index]
-            return
+            return True
+    return False
+
+
+def _without(name: str, content: memoryview) -> Wire:
+    """Return the attributes of an argument without one of them."""
+    argument = _MESSAGES["Argument"].FromString(bytes(content))
+    kept: Wire = argument.SerializeToString() if _drop(argument.value.attr, name) else content
+    return kept
 
 
 def _called(node: Any, functions: Container[str]) -> Iterator[str]:
@@ -247,10 +289,7 @@ class Library:
         registered, definition, outputs = draft.finish(self.names, self._suffix)
         with _users_lock:
             if not _users[registered]:
-                # Lets other threads run; `Context.add_function_def` would serialize once more.
-                pywrap_tfe.TFE_ContextAddFunctionDef(
-                    self._eager._handle, definition, len(definition)
-                )
+                add_function(self._eager, definition)
             _users[registered] += 1
             self.names[name] = registered
         self._outputs[name] = outputs

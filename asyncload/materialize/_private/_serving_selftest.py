@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from asyncload.materialize._saved_model import parse_function
+from asyncload.formats.protobuf import as_view, fields
 
 from ._serving import Draft, Library, assign, variable_handle
 from ._variables import as_tensor
@@ -37,7 +37,8 @@ def _try_everything() -> None:
     definitions = [*traced.graph.as_graph_def().library.function, traced.function_def]
     known = [definition.signature.name for definition in definitions]
     for name, definition in zip(known, definitions, strict=True):
-        function = parse_function(definition.SerializeToString(), uri="")
+        content = definition.SerializeToString()
+        function = [(number, as_view(value)) for number, _, value in fields(content)]
         library.add(name, Draft(function, known))
     handle = variable_handle(tf.TensorShape([4]).as_proto(), tf.float32.as_datatype_enum, "v")
     assign(handle, as_tensor(value))

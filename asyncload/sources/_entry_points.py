@@ -1,0 +1,112 @@
+"""Sources that other packages bring: an entry point for each scheme.
+
+A package declares, in its ``pyproject.toml``::
+
+    [project.entry-points."asyncload.sources"]
+    hf = "package.module:open_source"
+
+and ``open_source(uri, *, threads, options)`` returns an `interfaces.Source`: ``threads`` is where
+blocking calls should run, ``options`` are the ``storage_options``.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from importlib.metadata import entry_points
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from asyncload.errors import SourceError
+from asyncload.interfaces import Reader, Source
+
+from ._location import SCHEMES, normalise
+from ._threads import in_thread
+
+__all__ = ["GROUP", "EntryPointSource"]
+
+GROUP = "asyncload.sources"
+
+
+class OpenSource(Protocol):
+    """What an entry point names."""
+
+    def __call__(
+        self, uri: str, *, threads: Executor | None, options: Mapping[str, Any]
+    ) -> Source: ...
+
+
+class EntryPointSource:
+    """A source of another package, which is looked up when it is first used.
+
+    Args:
+        uri: as given.
+        scheme: of the URI.
+        threads: where packages are searched, and blocking calls of the source run.
+        options: ``storage_options``.
+    """
+
+    local = False
+
+    def __init__(
+        self,
+        uri: str | os.PathLike[str],
+        scheme: str,
+        threads: Executor | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.uri = normalise(uri)
+        self.name = self.uri.rstrip("/").rpartition("/")[2]
+        self._given = os.fspath(uri)
+        self._scheme = scheme
+        self._threads = threads
+        self._options = options
+        self._source: Source | None = None
+
+    async def open(self, name: str = "") -> Reader:
+        """Open a file; see `interfaces.Source.open`."""
+        return await (await self._get()).open(name)
+
+    async def list(self) -> builtins.list[str] | None:
+        """Return the names in the folder; see `interfaces.Source.list`."""
+        return await (await self._get()).list()
+
+    async def aclose(self) -> None:
+        """Close the source, if it was ever used."""
+        if self._source is not None:
+            await self._source.aclose()
+
+    async def _get(self) -> Source:
+        if self._source is None:
+            make = await in_thread(self._threads, _find, self._scheme, self.uri)
+            self._source = make(self._given, threads=self._threads, options=self._options)
+        return self._source
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _find(scheme: str, uri: str) -> OpenSource:
+    found = entry_points(group=GROUP, name=scheme)
+    if len(found) == 1:
+        make: OpenSource = next(iter(found)).load()
+        return make
+    if found:
+        packages = ", ".join(sorted(point.dist.name for point in found if point.dist is not None))
+        raise SourceError(f"several packages read {scheme}:// URIs: {packages}; keep one", uri=uri)
+    known = ", ".join(f"{name}://" for name in SCHEMES)
+    raise SourceError(
+        f"no store here reads {scheme}:// URIs; expected a path or one of {known}, or a package "
+        f"that brings one as an entry point of {GROUP!r}",
+        uri=uri,
+    )

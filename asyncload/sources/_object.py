@@ -1,0 +1,144 @@
+"""`ObjectSource`: what lies in object storage (S3, GCS, Azure) or on an HTTP server."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import Any, Self
+
+from asyncload.errors import AccessDenied, NotFound, SourceError
+
+from ._location import Location, check_name, neighbour
+from ._object_reader import ObjectReader
+from ._object_stores import Store, Stores
+from ._object_version import Version
+
+__all__ = ["ObjectSource"]
+
+
+class ObjectSource:
+    """An object, or all objects whose keys begin alike. See `interfaces.Source`.
+
+    Args:
+        location: where it is.
+        threads: where answers are copied; ``None`` for the loop's default executor.
+        stores: what it shares with others; ``None`` for connections of its own.
+        options: ``storage_options``.
+    """
+
+    local = False
+
+    def __init__(
+        self,
+        location: Location,
+        threads: Executor | None = None,
+        *,
+        stores: Stores | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.uri = location.uri
+        self.name = location.name
+        self._location = location
+        self._threads = threads
+        self._stores = stores
+        self._own = Stores() if stores is None else None
+        self._options = options or {}
+        self._readers: builtins.list[ObjectReader] = []
+        self._closed = False
+        self._folder: bool | None = True if location.folder else None
+        self._seen: Version | None = None  # of the URI's own object, when it was looked for
+
+    async def open(self, name: str = "") -> ObjectReader:
+        """Open an object, pinned to its present version; see `interfaces.Source.open`."""
+        key, uri = self._location.path, self.uri
+        if name:
+            check_name(name, uri=self.uri)
+            folder = await self._is_folder()
+            key = neighbour(key, name, folder=folder) if key else name
+            uri = neighbour(uri, name, folder=folder)
+        elif not key or self._location.folder:
+            raise SourceError("is a folder; name the file in it that you want", uri=uri)
+        store = await self._store()
+        version = None
+        if not name:
+            version, self._seen = self._seen, None
+        if version is None:
+            version = await store.ask(key, uri)
+        if self._closed:
+            raise self._refusal()
+        reader = ObjectReader(store, key, version, uri=uri, name=name, threads=self._threads)
+        self._readers.append(reader)
+        return reader
+
+    async def list(self) -> builtins.list[str] | None:
+        """Return the names below the URI; ``None`` for an object; see `interfaces.Source.list`."""
+        if not self._location.folder:
+            try:
+                self._seen = await (await self._store()).ask(self._location.path, self.uri)
+            except NotFound as error:
+                missing: SourceError = error
+            except AccessDenied as error:
+                missing = error  # as S3 answers for what is not there, if one may not list
+            else:
+                self._folder = False
+                return None
+            if self._location.scheme == "http":
+                raise missing
+        elif self._location.scheme == "http":
+            raise NotFound("a server lists no folders; name a file in it", uri=self.uri)
+        names = await self._names()
+        self._folder = bool(names)
+        if not names:
+            raise NotFound("there is no such object, nor any below it; check it", uri=self.uri)
+        return names
+
+    async def _names(self) -> builtins.list[str]:
+        """Return the names of objects and folders right below the URI's path."""
+        store, key = await self._store(), self._location.path
+        cut = len(key) + 1 if key else 0
+        paths = await store.list_below(key, self.uri)
+        return sorted({path[cut:].strip("/") for path in paths} - {""})
+
+    async def _is_folder(self) -> bool:
+        if self._folder is None:
+            if self._location.scheme == "http":
+                self._folder = False
+            else:
+                try:
+                    await self.list()
+                except NotFound:
+                    self._folder = False
+        return bool(self._folder)
+
+    async def _store(self) -> Store:
+        if self._closed:
+            raise self._refusal()
+        stores = self._own if self._stores is None else self._stores
+        assert stores is not None  # noqa: S101  one of the two is there
+        return await stores.get(self._location, self._options, self._threads)
+
+    def _refusal(self) -> SourceError:
+        return SourceError("this source was closed; open it again", uri=self.uri)
+
+    async def aclose(self) -> None:
+        """Close the source and its readers; closing twice is fine."""
+        self._closed = True
+        for reader in self._readers:
+            reader.close_soon()
+        for reader in self._readers:
+            await reader.aclose()
+        if self._own is not None:
+            await self._own.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

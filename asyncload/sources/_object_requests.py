@@ -1,0 +1,176 @@
+"""`ObjectStore`: one bucket, container or server, and the requests that are made to it.
+
+The boundary to obstore: its errors end here, as do answers that are not what was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from typing import TypeVar
+
+import obstore
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+from asyncload.errors import AccessDenied, SourceError, TransferFailed
+
+from ._client_calls import call
+from ._client_errors import translated
+from ._object_stores import NoRanges
+from ._object_version import Version, changed
+from ._request_limit import RequestLimit
+from ._storage_options import StorageOptions
+
+__all__ = ["Client", "ObjectStore"]
+
+Client = S3Store | GCSStore | AzureStore | HTTPStore
+Result = TypeVar("Result")
+_PIECE = 1 << 20  # bytes of one piece of an answer that is taken as it comes
+
+
+class ObjectStore:
+    """One bucket, container or server. See `_object_stores.Store`.
+
+    Args:
+        client: obstore's.
+        options: that it was made with.
+        secrets: texts that no message may show.
+    """
+
+    def __init__(self, client: Client, options: StorageOptions, secrets: tuple[str, ...]) -> None:
+        self.limit = RequestLimit(options.concurrency)
+        self.options = options
+        self._client = client
+        self._secrets = secrets
+
+    async def ask(self, key: str, uri: str) -> Version:
+        """Return the present version of an object.
+
+        Raises:
+            NotFound, AccessDenied, TransferFailed: as they say.
+        """
+        try:
+            return Version.of(await self._answer(uri, call(obstore.head_async, self._client, key)))
+        except SourceError as error:
+            # A URL may be signed for GET alone, and some servers know nothing else.
+            if not isinstance(self._client, HTTPStore) or not _refused(error):
+                raise
+            refusal = error
+        try:
+            return await self._answer(uri, self._ask_by_get(key))
+        except (SourceError, NoRanges):
+            raise refusal from refusal.__cause__
+
+    async def _ask_by_get(self, key: str) -> Version:
+        result = await call(obstore.get_async, self._client, key, options={"range": (0, 1)})
+        await call(result.bytes_async)
+        return Version.of(result.meta)
+
+    async def fetch(
+        self, key: str, version: Version, start: int, stop: int, uri: str
+    ) -> obstore.Bytes:
+        """Fetch bytes ``start`` to ``stop`` (exclusive) of a version.
+
+        Returns:
+            The client's own buffer, which is the caller's, and read-only.
+
+        Raises:
+            SourceChanged: there is another version now, or none.
+            NoRanges: the server sends only whole objects.
+            AccessDenied, TransferFailed: as they say.
+        """
+
+        async def get() -> obstore.Bytes:
+            options = version.conditions()
+            options["range"] = (start, stop)
+            result = await call(obstore.get_async, self._client, key, options=options)
+            _expect_same(version, result, uri)
+            _expect_range(result, start, stop, uri)
+            return await call(result.bytes_async)
+
+        data = await self._answer(uri, get(), pinned=True)
+        _expect_length(len(data), stop - start, uri)
+        return data
+
+    async def fetch_from_start(
+        self, key: str, version: Version, stop: int, uri: str
+    ) -> AsyncGenerator[tuple[int, memoryview], None]:
+        """Yield (offset, bytes) from the object's begin until ``stop``, without asking for a range.
+
+        Raises: as `fetch` does.
+        """
+        getting = call(obstore.get_async, self._client, key, options=version.conditions())
+        result = await self._answer(uri, getting, pinned=True)
+        _expect_same(version, result, uri)
+        stream = result.stream(min_chunk_size=_PIECE)
+        position = 0
+        while position < stop:
+            try:
+                piece = await self._answer(uri, call(stream.__anext__))
+            except StopAsyncIteration:
+                break
+            yield position, memoryview(piece)[: stop - position]
+            position += len(piece)
+        _expect_length(min(position, stop), stop, uri)
+
+    async def list_below(self, key: str, uri: str) -> list[str]:
+        """Return the paths of objects and folders right below ``key``, or of the top for ``""``."""
+        listing = call(obstore.list_with_delimiter_async, self._client, key or None)
+        found = await self._answer(uri, listing)
+        return [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+
+    async def _answer(
+        self, uri: str, request: Awaitable[Result], *, pinned: bool = False
+    ) -> Result:
+        """Await a request within the deadline, and speak of its errors in our own."""
+        try:
+            async with asyncio.timeout(self.options.timeouts.total):
+                return await request
+        except SourceError as error:
+            error.uri = error.uri or uri
+            raise
+        except exceptions.NotSupportedError:
+            unsupported = True
+        except TimeoutError:
+            unsupported = False
+            failure: SourceError = TransferFailed(
+                f"it took longer than {self.options.timeouts.total:g} s, retries included; try "
+                "again, or raise storage_options['timeouts']['total']",
+                uri=uri,
+            )
+        except (FileNotFoundError, exceptions.BaseError) as error:
+            unsupported = False
+            failure = translated(error, uri, secrets=self._secrets, pinned=pinned)
+            # The client holds it for a while, which must not hold the frames, and with them itself.
+            error.__traceback__ = None
+        if unsupported:
+            raise NoRanges
+        raise failure
+
+
+def _refused(error: SourceError) -> bool:
+    answers = ("405", "501")
+    return isinstance(error, AccessDenied) or any(each in error.message for each in answers)
+
+
+def _expect_same(version: Version, result: obstore.GetResult, uri: str) -> None:
+    if not version.is_same(Version.of(result.meta)):
+        raise changed(uri, "was replaced")
+
+
+def _expect_range(result: obstore.GetResult, start: int, stop: int, uri: str) -> None:
+    if tuple(result.range) != (start, stop):
+        first, last = result.range
+        raise TransferFailed(
+            f"bytes {start:,} to {stop:,} were asked for, but {first:,} to {last:,} came; the "
+            "server, or a cache before it, does ranges wrongly",
+            uri=uri,
+        )
+
+
+def _expect_length(got: int, wanted: int, uri: str) -> None:
+    if got != wanted:
+        raise TransferFailed(
+            f"{wanted:,} bytes were asked for, but {got:,} came; try again", uri=uri
+        )

@@ -1,0 +1,129 @@
+"""`Stores`: obstore's clients, one for each bucket or server, shared by all loads of a Loader.
+
+A client is a pool of connections, and what is known of the link: making one for each load would
+mean a handshake for each, and learning anew how many requests pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Protocol
+
+from asyncload.errors import SourceError
+
+from ._location import Location
+from ._object_version import Version
+from ._request_limit import RequestLimit
+from ._storage_options import StorageOptions
+from ._threads import in_thread
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["NoRanges", "Store", "Stores"]
+
+
+class NoRanges(Exception):
+    """The server answered with the whole object where a range was asked for."""
+
+
+class Store(Protocol):
+    """One bucket, container or server.
+
+    Attributes:
+        limit: bounds the requests in flight to it.
+        options: that it was made with.
+    """
+
+    limit: RequestLimit
+    options: StorageOptions
+
+    async def ask(self, key: str, uri: str) -> Version:
+        """Return the present version of an object.
+
+        Raises:
+            NotFound, AccessDenied, TransferFailed: as they say.
+        """
+        ...
+
+    async def fetch(self, key: str, version: Version, start: int, stop: int, uri: str) -> Buffer:
+        """Fetch bytes ``start`` to ``stop`` (exclusive) of a version.
+
+        Returns:
+            The client's own buffer, which is the caller's, and read-only.
+
+        Raises:
+            SourceChanged: there is another version now, or none.
+            NoRanges: the server sends only whole objects.
+            AccessDenied, TransferFailed: as they say.
+        """
+        ...
+
+    def fetch_from_start(
+        self, key: str, version: Version, stop: int, uri: str
+    ) -> AsyncGenerator[tuple[int, memoryview], None]:
+        """Yield (offset, bytes) from the object's begin until ``stop``, and ask for no range.
+
+        Raises: as `fetch` does.
+        """
+        ...
+
+    async def list_below(self, key: str, uri: str) -> list[str]:
+        """Return the paths of objects and folders right below ``key``, of the top for ``""``."""
+        ...
+
+
+class Stores:
+    """The stores in use; belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._stores: dict[tuple[str, str, str], Store] = {}
+        self._making = asyncio.Lock()
+        self._closed = False
+
+    async def get(
+        self, location: Location, options: Mapping[str, Any], threads: Executor | None
+    ) -> Store:
+        """Return the store of a location, made with these options.
+
+        Args:
+            location: what is in it.
+            options: ``storage_options``.
+            threads: where it is made: this reads files, and takes some milliseconds.
+
+        Raises:
+            ValueError: the options are not what they should be.
+            SourceError: the store cannot be made with them, or this was closed.
+        """
+        key = (location.scheme, location.root, repr(sorted(options.items())))
+        async with self._making:
+            if self._closed:
+                raise SourceError("its Loader is closed; make a new one", uri=location.uri)
+            if key not in self._stores:
+                parsed = StorageOptions.parse(options)
+                self._stores[key] = await in_thread(threads, _make, location, parsed)
+            return self._stores[key]
+
+    async def aclose(self) -> None:
+        """Let go of all connections, once nothing reads through them; closing twice is fine."""
+        self._closed = True
+        if self._stores:
+            self._stores.clear()
+            await _settle()
+
+
+# obstore takes 25 ms to import: in a thread, and not at all for what loads from disk alone.
+
+
+def _make(location: Location, options: StorageOptions) -> Store:
+    from ._store_client import make_store
+
+    return make_store(location, options)
+
+
+async def _settle() -> None:
+    from ._client_calls import settle
+
+    await settle()

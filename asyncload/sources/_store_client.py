@@ -1,0 +1,102 @@
+"""Makes obstore's clients: of each kind of store, with our options and retries."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+from asyncload.errors import SourceError
+
+from ._client_errors import translated
+from ._location import Location
+from ._object_requests import Client, ObjectStore
+from ._storage_options import StorageOptions
+from ._store_settings import Settings, azure_settings, gcs_settings, http_settings, s3_settings
+
+__all__ = ["make_store"]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0  # seconds between retries, jittered
+
+_SETTINGS: Mapping[str, Callable[[str, StorageOptions], Settings]] = {
+    "s3": s3_settings,
+    "gs": gcs_settings,
+    "az": azure_settings,
+    "http": http_settings,
+}
+
+
+def make_store(location: Location, options: StorageOptions) -> ObjectStore:
+    """Make the store of a location; this reads files, and takes some milliseconds.
+
+    Raises:
+        SourceError: it cannot be made with these options.
+    """
+    try:
+        settings = _SETTINGS[location.scheme](location.root, options)
+    except SourceError as error:
+        error.uri = location.uri
+        raise
+    secrets = (*options.secrets(), *settings.secrets())
+    try:
+        client = _client(location.scheme, settings, options)
+    except exceptions.BaseError as error:
+        failure = translated(error, location.uri, secrets=secrets)
+    else:
+        return ObjectStore(client, options, secrets)
+    raise failure
+
+
+def _client(kind: str, settings: Settings, options: StorageOptions) -> Client:
+    shared: dict[str, Any] = {
+        "client_options": _client_options(settings, options),
+        "retry_config": _retries(options),
+    }
+    config: Any = settings.config
+    match kind:
+        case "s3":
+            return S3Store(settings.root, config=config, **shared)
+        case "gs":
+            return GCSStore(settings.root, config=config, **shared)
+        case "az":
+            return AzureStore(settings.root, config=config, **shared)
+        case _:
+            return HTTPStore(settings.root, **shared)
+
+
+def _client_options(settings: Settings, options: StorageOptions) -> dict[str, Any]:
+    timeouts = options.timeouts
+    chosen: dict[str, Any] = {
+        "allow_http": settings.plain,
+        "connect_timeout": dt.timedelta(seconds=timeouts.connect),
+        "read_timeout": dt.timedelta(seconds=timeouts.read),
+        "timeout": dt.timedelta(seconds=timeouts.total),
+    }
+    if headers := {**settings.headers, **options.headers}:
+        chosen["default_headers"] = headers
+    if settings.ca_file is not None:
+        chosen["root_certificate"] = _read(settings.ca_file)
+    return chosen
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SourceError(f"the certificates in {path!r} cannot be read: {error}") from error
+
+
+def _retries(options: StorageOptions) -> dict[str, Any]:
+    return {
+        "max_retries": options.retries,
+        "retry_timeout": dt.timedelta(seconds=options.timeouts.total),
+        "backoff": {
+            "init_backoff": dt.timedelta(seconds=_FIRST_PAUSE),
+            "max_backoff": dt.timedelta(seconds=_LONGEST_PAUSE),
+            "base": 2,
+        },
+    }
