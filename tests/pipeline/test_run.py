@@ -222,7 +222,10 @@ async def test_memory_is_the_tensors_own_and_goes_with_them(tmp_path: Path) -> N
             assert resident() - before < 64 * MIB
             assert kept[0] == kept[-1] == 3
             del kept
-            assert resident() - before < 16 * MIB
+            # A thread that read it may yet be on its way to drop its last reference.
+            async with asyncio.timeout(5):
+                while resident() - before > 16 * MIB:
+                    await asyncio.sleep(0.01)
     finally:
         gc.enable()
 
