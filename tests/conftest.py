@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.constants
 import inspect
 import os
 import signal
@@ -20,6 +21,9 @@ pytest_plugins = ["tests.servers.plugin"]
 # Before any test imports them.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+# Debug mode notes where each future was made; ten frames of it take a tenth of the suite's time.
+asyncio.constants.DEBUG_STACK_DEPTH = 2
 
 # The running loop's default Loader keeps this task until the loop ends, and ends with it.
 _LASTING_TASK = "asyncload-loader"
