@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asyncload.errors import Corrupt, NotFound, TooLarge, Unsafe
+from asyncload.errors import Corrupt
 from asyncload.interfaces import Indexing, Reader
 from asyncload.manifest import Manifest, TensorEntry
 
 from ._concurrent import for_each
 from ._hdf5 import index_hdf5
 from ._json import parse_json
+from ._shards import AT_ONCE, check_beside, open_shard, read_map
 
 __all__ = ["KerasSharded"]
 
 _SUFFIX = ".weights.json"
-_MAP_LIMIT = 100_000_000  # bytes, as for the index of sharded safetensors
-_AT_ONCE = 8  # shards
 
 # Path of an object's variables, as the map has it -> the files that hold them.
 _WeightMap = dict[str, list[str]]
@@ -45,21 +44,19 @@ class KerasSharded:
     async def index(self, indexing: Indexing) -> Manifest:
         """Index every shard, several at once, and compare them with the map."""
         reader = indexing.files.readers[0]
-        if reader.size > _MAP_LIMIT:
-            raise TooLarge(f"has {reader.size} bytes; the limit is {_MAP_LIMIT}", uri=reader.uri)
-        text = await reader.read(0, reader.size)
+        text = await read_map(reader)
         weight_map = await indexing.parse(parse_map, text, reader.uri)
         shards = list(dict.fromkeys(name for names in weight_map.values() for name in names))
 
-        async def open_shard(name: str) -> Reader:
-            return await _open(indexing, name)
+        async def opened(name: str) -> Reader:
+            return await open_shard(indexing, name)
 
         async def index_shard(file: int) -> dict[str, TensorEntry]:
             return await index_hdf5(indexing, file)
 
-        readers = await for_each(shards, open_shard, limit=_AT_ONCE)
+        readers = await for_each(shards, opened, limit=AT_ONCE)
         files = [indexing.files.add(shard) for shard in readers]
-        found = await for_each(files, index_shard, limit=_AT_ONCE)
+        found = await for_each(files, index_shard, limit=AT_ONCE)
         by_shard = dict(zip(shards, found, strict=True))
         tensors = await indexing.workers.run_in_thread(collect, weight_map, by_shard, reader.uri)
         return Manifest(
@@ -90,24 +87,8 @@ def _shards(path: str, named: Any, uri: str) -> list[str]:
     if len(set(shards)) != len(shards):
         raise Corrupt("is mapped to the same file twice", uri=uri, tensor=path)
     for shard in shards:
-        if shard in (".", "..") or any(sign in shard for sign in "/\\\0"):
-            raise Unsafe(
-                f"is mapped to {shard!r}, which has a path in it; shards must lie beside their map",
-                uri=uri,
-                tensor=path,
-            )
+        check_beside(shard, uri=uri, tensor=path)
     return shards
-
-
-async def _open(indexing: Indexing, name: str) -> Reader:
-    try:
-        return await indexing.source.open(name)
-    except NotFound as error:
-        raise NotFound(
-            f"the shard {name!r} that it names is missing. Copy all files of the model into one "
-            "folder.",
-            uri=indexing.source.uri,
-        ) from error
 
 
 def collect(

@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from asyncload.errors import Corrupt, NotFound, TooLarge, Unsafe
+from asyncload.errors import Corrupt
 from asyncload.interfaces import Indexing, Reader
 from asyncload.manifest import Manifest, TensorEntry
 
 from ._concurrent import for_each
 from ._json import parse_json
 from ._safetensors import SUFFIX, Header, read_header
+from ._shards import AT_ONCE, check_beside, open_shard, read_map
 
 __all__ = ["SafetensorsIndex"]
 
 _INDEX_SUFFIX = SUFFIX + ".index.json"
-_INDEX_LIMIT = 100_000_000  # bytes, as for a safetensors header
-_OPENED = 8  # shards at a time
 
 
 class SafetensorsIndex:
@@ -38,19 +37,17 @@ class SafetensorsIndex:
     async def index(self, indexing: Indexing) -> Manifest:
         """Index every shard, several at once, and compare them with the map."""
         reader = indexing.files.readers[0]
-        if reader.size > _INDEX_LIMIT:
-            raise TooLarge(f"has {reader.size} bytes; the limit is {_INDEX_LIMIT}", uri=reader.uri)
-        text = await reader.read(0, reader.size)
+        text = await read_map(reader)
         weight_map = await indexing.parse(parse_index, text, reader.uri)
         shards = list(dict.fromkeys(weight_map.values()))
         first = len(indexing.files.readers)
 
-        async def open_shard(numbered: tuple[int, str]) -> tuple[Reader, Header]:
+        async def open_numbered(numbered: tuple[int, str]) -> tuple[Reader, Header]:
             number, name = numbered
-            shard = await _open(indexing, name)
+            shard = await open_shard(indexing, name)
             return shard, await read_header(indexing, shard, first + number)
 
-        opened = await for_each(list(enumerate(shards)), open_shard, limit=_OPENED)
+        opened = await for_each(list(enumerate(shards)), open_numbered, limit=AT_ONCE)
         for shard, _ in opened:
             indexing.files.add(shard)
         headers = {name: header for name, (_, header) in zip(shards, opened, strict=True)}
@@ -81,23 +78,7 @@ def parse_index(text: bytes, uri: str) -> dict[str, str]:
 def _check_shard(tensor: str, shard: Any, uri: str) -> None:
     if not isinstance(shard, str) or not shard:
         raise Corrupt("is not mapped to a file's name", uri=uri, tensor=tensor)
-    if shard in (".", "..") or any(sign in shard for sign in "/\\\0"):
-        raise Unsafe(
-            f"is mapped to {shard!r}, which has a path in it; shards must lie beside their index",
-            uri=uri,
-            tensor=tensor,
-        )
-
-
-async def _open(indexing: Indexing, name: str) -> Reader:
-    try:
-        return await indexing.source.open(name)
-    except NotFound as error:
-        raise NotFound(
-            f"the shard {name!r} that it names is missing. Copy all files of the model into one "
-            "folder.",
-            uri=indexing.source.uri,
-        ) from error
+    check_beside(shard, uri=uri, tensor=tensor)
 
 
 def _collect(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, NotFound, TooLarge, Unsafe
-from asyncload.formats import _keras_sharded
+from asyncload.formats import _keras_sharded, _shards
 from tests.contracts.format_contract import Arrays, FormatContract, indexed
 
 SHARD = 560 / (1 << 30)  # GiB, as Keras takes it; so small that one layer lies in two shards
@@ -162,7 +162,7 @@ async def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
 
 
 async def test_a_map_past_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_keras_sharded, "_MAP_LIMIT", 10)
+    monkeypatch.setattr(_shards, "_MAP_LIMIT", 10)
     path = tmp_path / "m.weights.json"
     save(path)
     await refused(path, TooLarge, "the limit is 10")
