@@ -29,7 +29,8 @@ import asyncload
 WARM_UP = 30  # turns before the first look: caches and pools fill in them
 KEEP = 32 << 20  # bytes of dropped arrays' memory that the Loader keeps: else gigabytes, in the end
 LEVEL = 64 << 20  # bytes by which resident memory may differ between the looks
-DESCRIPTORS = 24  # by which open descriptors may differ: slabs that are kept, a worker more or less
+SLABS = 64 << 20  # bytes of slabs that a pool may hold when nothing loads
+DESCRIPTORS = 8  # by which open descriptors may differ, slabs' apart: a worker more or less
 
 Turn = Callable[[asyncload.Loader, dict[str, Path], random.Random], Awaitable[None]]
 
@@ -126,14 +127,26 @@ def _workers() -> list[int]:
     return found
 
 
+def slab_descriptors() -> list[os.stat_result]:
+    """Return what each descriptor of shared memory refers to; a slab may have several."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
+            if link.readlink().name.startswith("memfd:asyncload"):
+                found.append(link.stat())
+    return found
+
+
 async def held(loader: asyncload.Loader, uris: dict[str, Path]) -> dict[str, int]:
     """Return what the process holds now, its workers up whatever the last turn did to them."""
     await loader.load_weights(uris["packed"])
     gc.collect()
     own = psutil.Process()
+    slabs = slab_descriptors()
     return {
         "resident": own.memory_info().rss,
-        "descriptors": own.num_fds(),
+        "descriptors": own.num_fds() - len(slabs),
+        "slabs": sum({slab.st_ino: slab.st_size for slab in slabs}.values()),
         "tasks": len(asyncio.all_tasks()),
     }
 
@@ -155,6 +168,8 @@ async def main(minutes: float, seed: int) -> None:
     grown = {name: after[name] - before[name] for name in after}
     if grown["resident"] > LEVEL or grown["descriptors"] > DESCRIPTORS or grown["tasks"] > 0:
         raise SystemExit(f"not level: {grown}")
+    if after["slabs"] > SLABS:
+        raise SystemExit(f"{after['slabs']} bytes of slabs are held; a pool keeps {SLABS}")
     if left := _workers():
         raise SystemExit(f"workers left after closing: {left}")
 
