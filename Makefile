@@ -21,8 +21,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## serve one model while another loads, and measure it
 	$(BIN)/asyncload demo $(ARGS)
 
-test: $(READY) servers  ## run the test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) servers  ## run the test suite, in a process for each CPU
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 servers:  ## install what is missing of the servers that tests run against (apt, npm)
 	tests/servers/install.sh

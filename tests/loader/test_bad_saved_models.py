@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,6 @@ from asyncload.events import FellBack
 
 SOON = 1.0  # seconds
 DATA = "variables/variables.data-00000-of-00001"
-
-
-@pytest.fixture
-async def loader() -> AsyncIterator[asyncload.Loader]:
-    async with asyncload.Loader(processes=1) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

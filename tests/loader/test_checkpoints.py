@@ -39,12 +39,6 @@ SOON = 1.0  # seconds
 MIB = 1 << 20
 
 
-@pytest.fixture
-async def loader() -> AsyncIterator[asyncload.Loader]:
-    async with asyncload.Loader(processes=1) as made:
-        yield made
-
-
 def assert_equal(found: asyncload.Weights, expected: dict[str, Array]) -> None:
     assert set(found) == set(expected)
     for name, array in expected.items():
@@ -317,9 +311,13 @@ async def test_checksums_are_taken_off_the_loop_beside_reads(
     plain = LocalReader.read_into
     monkeypatch.setattr(LocalReader, "read_into", read_into)
     monkeypatch.setattr(_verify, "crc32c", sum_up)
-    weights = await loader.load_weights(prefix)
-    raw = sum(array.nbytes for array in weights.values() if not array.dtype.hasobject)
-    assert sum(summed) == raw
+    for _ in range(10):  # a busy machine may run one thing after the other
+        summed.clear()
+        weights = await loader.load_weights(prefix)
+        raw = sum(array.nbytes for array in weights.values() if not array.dtype.hasobject)
+        assert sum(summed) == raw
+        if any(reading):
+            break
     assert any(reading), "no read was under way meanwhile"
     summed.clear()
     await loader.load_weights(prefix, verify=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ ZOO = {
     name: getattr(checkpoints, name)
     for name in ("module", "dtypes", "tables", "others", "training", "slots", "sharded", "wrapped")
 }
-
-
-@pytest.fixture
-async def loader() -> AsyncIterator[asyncload.Loader]:
-    async with asyncload.Loader(processes=1) as made:
-        yield made
 
 
 def write(target: Any, prefix: Path) -> Path:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import sys
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,6 @@ import asyncload
 from asyncload.events import Event, FellBack, StageEnded
 from tests.equality import assert_same_model, same_bytes
 from tests.zoo import CUSTOM_OBJECTS, ZOO, save
-
-
-@pytest.fixture
-async def loader() -> AsyncIterator[asyncload.Loader]:
-    async with asyncload.Loader(processes=1) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

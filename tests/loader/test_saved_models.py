@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +18,6 @@ from tests.equality import same_bytes
 from tests.materialize.served_models import ZOO, Inputs, with_own_state, written_by_tensorflow_1
 
 Made = dict[str, tuple[Path, Inputs]]
-
-
-@pytest.fixture
-async def loader() -> AsyncIterator[asyncload.Loader]:
-    async with asyncload.Loader(processes=1) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ import asyncload
 from asyncload.events import FellBack, StageEnded
 from tests.materialize.warmups import write_requests
 from tests.zoo import save
-
-
-@pytest.fixture
-async def loader() -> AsyncIterator[asyncload.Loader]:
-    async with asyncload.Loader(processes=1) as made:
-        yield made
 
 
 class Counting(tf.Module):
