@@ -16,6 +16,7 @@
     ├── DecodeError                  a tensor's encoded bytes, or a user's decode, failed
     ├── WorkerCrashed                a worker process died twice on the same job
     ├── MismatchError                weights and model do not fit: every tensor (also ValueError)
+    ├── WouldOverwrite               a fetch would replace another file  (also FileExistsError)
     ├── MemoryLimitExceeded          the memory for a load cannot be had  (also MemoryError)
     └── LoaderClosed                 the Loader was closed           (also RuntimeError)
 
@@ -45,6 +46,7 @@ __all__ = [
     "UnknownFormat",
     "Unsafe",
     "WorkerCrashed",
+    "WouldOverwrite",
 ]
 
 
@@ -128,6 +130,10 @@ class WorkerCrashed(AsyncloadError):
 
 class MismatchError(AsyncloadError, ValueError):
     """Weights and model do not fit each other; the message names every tensor."""
+
+
+class WouldOverwrite(AsyncloadError, FileExistsError):
+    """A file is in the place of one that is fetched, and nobody said that it may go."""
 
 
 class MemoryLimitExceeded(AsyncloadError, MemoryError):

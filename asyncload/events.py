@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 __all__ = [
+    "BytesWritten",
     "Event",
     "FellBack",
     "Finished",
@@ -63,7 +64,10 @@ class Indexed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStarted(Event):
-    """A stage has begun: ``"index"``, ``"read"``, ``"build"``, ``"bind"``, ``"warm-up"``."""
+    """A stage has begun: ``"index"``, ``"read"``, ``"build"``, ``"bind"``, ``"warm-up"``.
+
+    Of a fetch: ``"index"``, ``"wait"`` for another one into the same folder, ``"fetch"``.
+    """
 
     stage: str
 
@@ -95,6 +99,21 @@ class TensorReady(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BytesWritten(Event):
+    """Bytes of a file that is fetched are in the folder.
+
+    Attributes:
+        name: of the file, below the folder.
+        nbytes: how many.
+        fetched: whether they were fetched just now, or lay there from an earlier fetch.
+    """
+
+    name: str
+    nbytes: int
+    fetched: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FellBack(Event):
     """The fast way could not be taken; the slower one gives the same result.
 
@@ -122,8 +141,8 @@ class Progress:
 
     Attributes:
         stage: the stage begun last; ``"waiting"`` before any, ``"done"`` after the last.
-        bytes_done: decoded bytes that are whole in memory.
-        bytes_total: decoded bytes in all; ``None`` until the index is known.
+        bytes_done: decoded bytes that are whole in memory; of a fetch, bytes in the folder.
+        bytes_total: the same in all; ``None`` until the index is known.
         tensors_done: tensors that are whole in memory.
         tensors_total: tensors in all; ``None`` until the index is known.
     """
@@ -148,6 +167,8 @@ def advance(progress: Progress, event: Event) -> Progress:
                 bytes_done=progress.bytes_done + event.nbytes,
                 tensors_done=progress.tensors_done + 1,
             )
+        case BytesWritten():
+            return replace(progress, bytes_done=progress.bytes_done + event.nbytes)
         case Finished():
             return replace(progress, stage="done")
         case _:

@@ -6,21 +6,56 @@ Rooms on one floor do not import one another; they meet here. A new store implem
 
 from __future__ import annotations
 
+import builtins
+import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from .errors import SourceError
 from .manifest import FileEntry, Manifest
 
-__all__ = ["Format", "Indexing", "OpenFiles", "Reader", "Source", "WorkerPool"]
+__all__ = [
+    "Compound",
+    "Format",
+    "Indexing",
+    "ListEntry",
+    "OpenFiles",
+    "Reader",
+    "Source",
+    "WorkerPool",
+]
 
 Result = TypeVar("Result")
 
 # Parsing this much takes about a millisecond, less than the way to a worker and back.
 PARSE_IN_THREAD = 256 << 10  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ListEntry:
+    """What a listing says of one file or folder.
+
+    Attributes:
+        name: of a file that the URI itself names, its own; else relative to the URI. A folder's
+            ends in a slash.
+        size: in bytes; ``None`` for a folder, or if the listing does not say.
+        version: what the store tells contents apart by: its ETag without quotes, or of a file on
+            disk what `manifest.file_version` makes of it; ``None`` for a folder.
+        modified: when it was last written, in UTC; ``None`` for a folder, or if nobody knows.
+    """
+
+    name: str
+    size: int | None = None
+    version: str | None = None
+    modified: dt.datetime | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder."""
+        return self.name.endswith("/")
 
 
 class Reader(Protocol):
@@ -106,6 +141,18 @@ class Source(Protocol):
 
         Raises:
             NotFound: it names neither.
+        """
+        ...
+
+    async def entries(self, *, recursive: bool = False) -> builtins.list[ListEntry]:
+        """Return what is at the URI, sorted by name: the file itself, or what its folder has.
+
+        Args:
+            recursive: return every file below the folder, and no folders, in the place of what
+                lies in it directly.
+
+        Raises:
+            NotFound: there is nothing, or it is a folder that cannot be listed.
         """
         ...
 
@@ -240,5 +287,19 @@ class Format(Protocol):
         Raises:
             FormatError: one of its kinds, as they say.
             SourceError: a file could not be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Compound(Protocol):
+    """A `Format` whose models are several files."""
+
+    async def gather(self, indexing: Indexing) -> None:
+        """Open every file that a load would read, and add it to ``indexing.files``.
+
+        No more is read than what says which files these are.
+
+        Raises: as `Format.index` does.
         """
         ...

@@ -30,6 +30,7 @@ __all__ = [
     "FOLDERS",
     "FORMATS",
     "PREFIXES",
+    "SAVED_MODEL",
     "WARMUP_REQUESTS",
     "detect",
     "detect_folder",

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asyncload.errors import Corrupt
-from asyncload.interfaces import Indexing, Reader
+from asyncload.interfaces import Indexing
 from asyncload.manifest import Manifest, TensorEntry
 
 from ._concurrent import for_each
 from ._hdf5 import index_hdf5
 from ._json import parse_json
-from ._shards import AT_ONCE, check_beside, open_shard, read_map
+from ._shards import AT_ONCE, check_beside, open_shards, read_map
 
 __all__ = ["KerasSharded"]
 
@@ -41,30 +41,38 @@ class KerasSharded:
         del head  # any JSON begins alike
         return name.endswith(_SUFFIX)
 
+    async def gather(self, indexing: Indexing) -> None:
+        """Open the shards that the map names."""
+        await open_shards(indexing, _named(await self._read_map(indexing)))
+
+    async def _read_map(self, indexing: Indexing) -> _WeightMap:
+        reader = indexing.files.readers[0]
+        return await indexing.parse(parse_map, await read_map(reader), reader.uri)
+
     async def index(self, indexing: Indexing) -> Manifest:
         """Index every shard, several at once, and compare them with the map."""
-        reader = indexing.files.readers[0]
-        text = await read_map(reader)
-        weight_map = await indexing.parse(parse_map, text, reader.uri)
-        shards = list(dict.fromkeys(name for names in weight_map.values() for name in names))
-
-        async def opened(name: str) -> Reader:
-            return await open_shard(indexing, name)
+        uri = indexing.files.readers[0].uri
+        weight_map = await self._read_map(indexing)
+        shards = _named(weight_map)
 
         async def index_shard(file: int) -> dict[str, TensorEntry]:
             return await index_hdf5(indexing, file)
 
-        readers = await for_each(shards, opened, limit=AT_ONCE)
-        files = [indexing.files.add(shard) for shard in readers]
+        files = await open_shards(indexing, shards)
         found = await for_each(files, index_shard, limit=AT_ONCE)
         by_shard = dict(zip(shards, found, strict=True))
-        tensors = await indexing.workers.run_in_thread(collect, weight_map, by_shard, reader.uri)
+        tensors = await indexing.workers.run_in_thread(collect, weight_map, by_shard, uri)
         return Manifest(
             uri=indexing.source.uri,
             format=self.name,
             files=indexing.files.entries(),
             tensors=tensors,
         )
+
+
+def _named(weight_map: _WeightMap) -> list[str]:
+    """Return each shard once."""
+    return list(dict.fromkeys(name for names in weight_map.values() for name in names))
 
 
 def parse_map(text: bytes, uri: str) -> _WeightMap:

@@ -16,7 +16,7 @@ from asyncload.manifest import Manifest, TensorEntry
 from ._concurrent import for_each
 from ._json import parse_json
 from ._safetensors import SUFFIX, Header, read_header
-from ._shards import AT_ONCE, check_beside, open_shard, read_map
+from ._shards import AT_ONCE, check_beside, open_shard, open_shards, read_map
 
 __all__ = ["SafetensorsIndex"]
 
@@ -34,11 +34,18 @@ class SafetensorsIndex:
         del head  # any JSON begins alike
         return name.endswith(_INDEX_SUFFIX)
 
+    async def gather(self, indexing: Indexing) -> None:
+        """Open the shards that the map names."""
+        weight_map = await self._read_map(indexing)
+        await open_shards(indexing, list(dict.fromkeys(weight_map.values())))
+
+    async def _read_map(self, indexing: Indexing) -> dict[str, str]:
+        reader = indexing.files.readers[0]
+        return await indexing.parse(parse_index, await read_map(reader), reader.uri)
+
     async def index(self, indexing: Indexing) -> Manifest:
         """Index every shard, several at once, and compare them with the map."""
-        reader = indexing.files.readers[0]
-        text = await read_map(reader)
-        weight_map = await indexing.parse(parse_index, text, reader.uri)
+        weight_map = await self._read_map(indexing)
         shards = list(dict.fromkeys(weight_map.values()))
         first = len(indexing.files.readers)
 
@@ -51,7 +58,9 @@ class SafetensorsIndex:
         for shard, _ in opened:
             indexing.files.add(shard)
         headers = {name: header for name, (_, header) in zip(shards, opened, strict=True)}
-        tensors = await indexing.workers.run_in_thread(_collect, weight_map, headers, reader.uri)
+        tensors = await indexing.workers.run_in_thread(
+            _collect, weight_map, headers, indexing.files.readers[0].uri
+        )
         return Manifest(
             uri=indexing.source.uri,
             format=self.name,

@@ -67,6 +67,10 @@ class SavedModel:
             assets=assets,
         )
 
+    async def gather(self, indexing: Indexing) -> None:
+        """Open what the program and its variables' index name, which have to be read for that."""
+        await self.index(indexing)
+
 
 def asset_names(program: bytes, uri: str) -> list[str]:
     """Return the names of the files below ``assets/`` that a program refers to.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from asyncload.errors import NotFound, TooLarge, Unsafe
 from asyncload.interfaces import Indexing, Reader
 
-__all__ = ["AT_ONCE", "check_beside", "open_shard", "read_map"]
+from ._concurrent import for_each
+
+__all__ = ["AT_ONCE", "check_beside", "open_shard", "open_shards", "read_map"]
 
 AT_ONCE = 8  # shards that are opened and indexed together
 _MAP_LIMIT = 100_000_000  # bytes, as for a safetensors header
@@ -55,3 +59,16 @@ async def open_shard(indexing: Indexing, name: str) -> Reader:
             "folder.",
             uri=indexing.source.uri,
         ) from error
+
+
+async def open_shards(indexing: Indexing, names: Sequence[str]) -> list[int]:
+    """Open files beside the map; return their indexes in ``indexing.files``.
+
+    Raises:
+        NotFound: one is missing.
+    """
+
+    async def opened(name: str) -> Reader:
+        return await open_shard(indexing, name)
+
+    return [indexing.files.add(each) for each in await for_each(names, opened, limit=AT_ONCE)]

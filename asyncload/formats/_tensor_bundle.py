@@ -72,6 +72,10 @@ class TensorBundle:
             documents={} if graph is None else {OBJECT_GRAPH: graph},
         )
 
+    async def gather(self, indexing: Indexing) -> None:
+        """Open the index and its shards; the index has to be read for that."""
+        await self.index(indexing)
+
 
 async def index_bundle(indexing: Indexing, prefix: str, *, opened: Reader | None = None) -> Bundle:
     """Index a bundle, and add its files to ``indexing.files``: those with tensors in them.

@@ -7,6 +7,8 @@
 - ``_recall``   the index cache, as a load sees it; ``_index_cache``, ``_index_entry``: its files
 - ``_construct``, ``_into``  the construction thread's side: a new model, or one that lives
 - ``_stock``    files as paths on disk, for loaders that read nothing else
+- ``_fetch``    how `Loader.fetch` goes; ``_fetch_choice``: what; ``_fetch_folder``: where to,
+  and notes of what has come; ``_ranges``
 - ``_weights``  `Weights`: what `load_weights` returns
 - ``_parts``    `map_parts`: the user's own decode in worker processes
 - ``_default``  ``asyncload.load`` and the other functions, on the running loop's own Loader

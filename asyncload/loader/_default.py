@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
+from asyncload.interfaces import ListEntry
 from asyncload.manifest import Manifest
 
+from ._fetch import Fetched
 from ._load import Load
 from ._loader import URI, Array, Loader
 from ._options import IntoKeywords, LoadKeywords, OnChange
@@ -17,11 +20,13 @@ from ._weights import Weights
 
 __all__ = [
     "aclose",
+    "fetch",
     "inspect",
     "load",
     "load_into",
     "load_many",
     "load_weights",
+    "ls",
     "map_parts",
     "prefetch",
     "stream",
@@ -77,6 +82,31 @@ async def load_weights(
 async def inspect(uri: URI, *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
     """Read the index of a file, on the running loop's Loader; see `Loader.inspect`."""
     return await _loader().inspect(uri, storage_options=storage_options)
+
+
+async def ls(
+    uri: URI, *, recursive: bool = False, storage_options: Mapping[str, Any] | None = None
+) -> list[ListEntry]:
+    """List what is at a URI, on the running loop's Loader; see `Loader.ls`."""
+    return await _loader().ls(uri, recursive=recursive, storage_options=storage_options)
+
+
+async def fetch(
+    uri: URI,
+    folder: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    on_change: OnChange = "error",
+) -> Fetched:
+    """Copy what a load would read into a folder, on the running loop's Loader; `Loader.fetch`."""
+    return await _loader().fetch(
+        uri,
+        folder,
+        overwrite=overwrite,
+        storage_options=storage_options,
+        on_change=on_change,
+    )
 
 
 def stream(

@@ -16,22 +16,24 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 import numpy.typing as npt
 
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
 from asyncload.formats import WARMUP_REQUESTS, without_legacy_optimizer
-from asyncload.interfaces import Indexing, OpenFiles, Reader
+from asyncload.interfaces import Indexing, ListEntry, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool
 from asyncload.pipeline import HeldRange, Pipeline, fetch_range, unpack
-from asyncload.sources import Stores, open_source
+from asyncload.sources import StorageOptions, Stores, open_source
 from asyncload.workers import Workers
 
 from ._construct import Construction
+from ._fetch import Fetch, Fetched, FetchOptions
+from ._fetch_choice import choose
 from ._find import find_format
+from ._groups import first_error
 from ._index_cache import IndexCache
 from ._into import Into
 from ._options import IntoOptions, LoadOptions
@@ -40,7 +42,7 @@ from ._recall import Recall, Work
 from ._stock import checkpoint_on_disk
 from ._weights import Weights
 
-__all__ = ["Flow", "Resources", "first_error"]
+__all__ = ["Flow", "Resources"]
 
 Array = npt.NDArray[Any]
 
@@ -61,19 +63,6 @@ class Resources:
     index_cache: IndexCache | None
     stores: Stores
     spare_time: Callable[[Work], None]
-
-
-@asynccontextmanager
-async def first_error() -> AsyncIterator[anyio.abc.TaskGroup]:
-    """Open a task group that raises its first error as it is, not in a group."""
-    try:
-        async with anyio.create_task_group() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        error: BaseException = errors
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from error.__cause__
 
 
 def _report_nothing(event: Event) -> None:
@@ -103,6 +92,7 @@ class Flow:
     ) -> None:
         self._resources = resources
         self._emit = emit
+        self._storage = storage
         self._source = open_source(
             uri, threads=resources.workers.threads, stores=resources.stores, options=storage
         )
@@ -120,6 +110,26 @@ class Flow:
             manifest = await self._index(_want_no_document)
             self._announce(manifest, manifest.nbytes, len(manifest.tensors))
             return manifest
+
+    async def entries(self, *, recursive: bool) -> list[ListEntry]:
+        """List what is at the URI."""
+        async with self._source:
+            return await self._source.entries(recursive=recursive)
+
+    async def fetch(self, options: FetchOptions) -> Fetched:
+        """Copy what a load would read into a folder."""
+        async with self._opened():
+            with self._stage("index"):
+                choice = await choose(self._indexing(_want_no_document))
+            piece = StorageOptions.parse(self._storage).part_size
+            fetch = Fetch(self._source, choice, options, emit=self._emit, piece=piece)
+            self._emit(Indexed(uri=self.uri, format=choice.format, tensors=0, nbytes=choice.nbytes))
+            await self._reserve(fetch.memory)
+            async with AsyncExitStack() as held:
+                with self._stage("wait"):
+                    await held.enter_async_context(fetch.opened())
+                with self._stage("fetch"):
+                    return await fetch.run()
 
     async def weights(self, *, verify: bool) -> Weights:
         """Read every tensor, and compare the checksums that they have, if ``verify``."""
@@ -207,16 +217,18 @@ class Flow:
         with self._stage("index"):
             chosen, reader = await find_format(self._source)
             self._files.add(reader)
-            indexing = Indexing(
-                source=self._source,
-                files=self._files,
-                workers=self._resources.workers,
-                unpack=self._unpack,
-                hold=self._hold,
-                publish=publish,
-            )
-            manifest = await self._recall.index(chosen, indexing)
+            manifest = await self._recall.index(chosen, self._indexing(publish))
         return manifest if legacy_optimizer else without_legacy_optimizer(manifest)
+
+    def _indexing(self, publish: Callable[[Mapping[str, bytes]], None]) -> Indexing:
+        return Indexing(
+            source=self._source,
+            files=self._files,
+            workers=self._resources.workers,
+            unpack=self._unpack,
+            hold=self._hold,
+            publish=publish,
+        )
 
     def _announce(self, manifest: Manifest, nbytes: int, tensors: int) -> None:
         """Report the index, once it is known how much of what it lists will be read."""

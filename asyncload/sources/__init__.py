@@ -22,12 +22,13 @@ from asyncload.interfaces import Source
 
 from ._entry_points import EntryPointSource
 from ._local import LocalSource
-from ._location import SCHEMES, Location, locate, normalise, scheme_of
+from ._location import SCHEMES, Location, check_name, locate, normalise, scheme_of
 from ._memory import MemorySource, forget_memory, put_memory
 from ._object import ObjectSource
 from ._object_stores import Stores
 from ._reader import LocalReader
 from ._storage_options import StorageOptions
+from ._threads import in_thread
 
 __all__ = [
     "LocalReader",
@@ -36,7 +37,9 @@ __all__ = [
     "ObjectSource",
     "StorageOptions",
     "Stores",
+    "check_name",
     "forget_memory",
+    "in_thread",
     "normalise",
     "open_source",
     "put_memory",

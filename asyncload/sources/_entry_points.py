@@ -19,8 +19,8 @@ from importlib.metadata import entry_points
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from asyncload.errors import SourceError
-from asyncload.interfaces import Reader, Source
+from asyncload.errors import FormatError, SourceError
+from asyncload.interfaces import ListEntry, Reader, Source
 
 from ._location import SCHEMES, normalise
 from ._threads import in_thread
@@ -73,6 +73,29 @@ class EntryPointSource:
         """Return the names in the folder; see `interfaces.Source.list`."""
         return await (await self._get()).list()
 
+    async def entries(self, *, recursive: bool = False) -> builtins.list[ListEntry]:
+        """Return what is at the URI; see `interfaces.Source.entries`.
+
+        A source that cannot say so, as it was written before there was this method, is asked for
+        names, and each of these is opened.
+
+        Raises:
+            SourceError: such a source has a folder, and all below it is wanted.
+        """
+        source = await self._get()
+        if hasattr(source, "entries"):
+            return await source.entries(recursive=recursive)
+        names = await source.list()
+        if names is None:
+            return [await _opened(source, "", self.name)]
+        if recursive:
+            raise SourceError(
+                f"what reads {self._scheme}:// lists only names, not what lies in folders below; "
+                "name the files that you want",
+                uri=self.uri,
+            )
+        return [await _opened(source, name, name) for name in sorted(names)]
+
     async def aclose(self) -> None:
         """Close the source, if it was ever used."""
         if self._source is not None:
@@ -94,6 +117,20 @@ class EntryPointSource:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+async def _opened(source: Source, name: str, shown: str) -> ListEntry:
+    """Return what a file says of itself; what cannot be opened is taken for a folder."""
+    try:
+        reader = await source.open(name)
+    except (SourceError, FormatError):
+        if not name:
+            raise
+        return ListEntry(f"{shown}/")
+    try:
+        return ListEntry(shown, reader.size, reader.version)
+    finally:
+        await reader.aclose()
 
 
 def _find(scheme: str, uri: str) -> OpenSource:

@@ -6,6 +6,7 @@ and so that a load reads them as it reads files on disk.
 
 from __future__ import annotations
 
+import builtins
 import os
 import tempfile
 import threading
@@ -14,6 +15,8 @@ from contextlib import suppress
 from weakref import finalize
 
 from asyncload.errors import NotFound
+from asyncload.interfaces import ListEntry
+from asyncload.manifest import file_version
 
 from ._base import MachineSource
 from ._location import check_name, neighbour
@@ -94,20 +97,48 @@ class MemorySource(MachineSource):
             raise NotFound("no such file in memory; put_memory() makes one", uri=uri)
         return await self._open(file.path, uri=uri, name=name, owner=file)
 
-    async def list(self) -> list[str] | None:
+    async def list(self) -> builtins.list[str] | None:
         """Return the names in the folder; ``None`` for a file; see `interfaces.Source.list`."""
         with _lock:
             if self._path in _files:
                 return None
-            prefix = f"{self._path}/"
-            below = [path[len(prefix) :] for path in _files if path.startswith(prefix)]
+        return sorted({path.partition("/")[0] for path in self._below()})
+
+    async def entries(self, *, recursive: bool = False) -> builtins.list[ListEntry]:
+        """Return what is there; see `interfaces.Source.entries`."""
+        file = _files.get(self._path)
+        if file is not None:
+            return [_entry(self.name, file)]
+        below = self._below()
+        if recursive:
+            return [_entry(name, file) for name, file in sorted(below.items())]
+        found = {}
+        for name, file in below.items():
+            first, slash, _ = name.partition("/")
+            found[first + slash] = ListEntry(f"{first}/") if slash else _entry(first, file)
+        return sorted(found.values(), key=lambda entry: entry.name)
+
+    def _below(self) -> dict[str, _MemoryFile]:
+        """Return the files below the folder, by their names in it."""
+        prefix = f"{self._path}/"
+        with _lock:
+            below = {
+                path[len(prefix) :]: file
+                for path, file in _files.items()
+                if path.startswith(prefix)
+            }
         if not below:
             raise NotFound("nothing in memory has this name; put_memory() gives it", uri=self.uri)
-        return sorted({path.partition("/")[0] for path in below})
+        return below
 
     def _is_folder(self) -> bool:
         with _lock:
             return any(path.startswith(f"{self._path}/") for path in _files)
+
+
+def _entry(name: str, file: _MemoryFile) -> ListEntry:
+    status = os.stat(file.path)
+    return ListEntry(name, status.st_size, file_version(status))
 
 
 def _anonymous_file() -> tuple[int, str, str | None]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from asyncload.errors import AccessDenied, NotFound, SourceError
+from asyncload.interfaces import ListEntry
 
 from ._location import Location, check_name, neighbour
 from ._object_reader import ObjectReader
 from ._object_stores import Store, Stores
 from ._object_version import Version
+from ._threads import in_thread
 
 __all__ = ["ObjectSource"]
 
@@ -74,6 +77,23 @@ class ObjectSource:
 
     async def list(self) -> builtins.list[str] | None:
         """Return the names below the URI; ``None`` for an object; see `interfaces.Source.list`."""
+        if await self._own_version() is not None:
+            return None
+        return sorted({entry.name.rstrip("/") for entry in await self._below(recursive=False)})
+
+    async def entries(self, *, recursive: bool = False) -> builtins.list[ListEntry]:
+        """Return what is at the URI; see `interfaces.Source.entries`."""
+        own = await self._own_version()
+        if own is not None:
+            return [ListEntry(self.name, own.size, own.shown, own.modified)]
+        return sorted(await self._below(recursive=recursive), key=lambda entry: entry.name)
+
+    async def _own_version(self) -> Version | None:
+        """Return the version of the object that the URI names; ``None`` if it may be a folder.
+
+        Raises:
+            NotFound: it is neither, as far as that is known.
+        """
         if not self._location.folder:
             try:
                 self._seen = await (await self._store()).ask(self._location.path, self.uri)
@@ -83,23 +103,24 @@ class ObjectSource:
                 missing = error  # as S3 answers for what is not there, if one may not list
             else:
                 self._folder = False
-                return None
+                return self._seen
             if self._location.scheme == "http":
                 raise missing
         elif self._location.scheme == "http":
             raise NotFound("a server lists no folders; name a file in it", uri=self.uri)
-        names = await self._names()
-        self._folder = bool(names)
-        if not names:
-            raise NotFound("there is no such object, nor any below it; check it", uri=self.uri)
-        return names
+        return None
 
-    async def _names(self) -> builtins.list[str]:
-        """Return the names of objects and folders right below the URI's path."""
+    async def _below(self, *, recursive: bool) -> builtins.list[ListEntry]:
+        """Return the objects and folders below the URI's path, by their names there."""
         store, key = await self._store(), self._location.path
         cut = len(key) + 1 if key else 0
-        paths = await store.list_below(key, self.uri)
-        return sorted({path[cut:].strip("/") for path in paths} - {""})
+        found = await store.list_below(key, self.uri, recursive=recursive)
+        # A key that ends in a slash is a folder's mark, and has no name of its own.
+        entries = await in_thread(self._threads, _named, found, cut)
+        self._folder = bool(entries)
+        if not entries:
+            raise NotFound("there is no such object, nor any below it; check it", uri=self.uri)
+        return entries
 
     async def _is_folder(self) -> bool:
         if self._folder is None:
@@ -142,3 +163,8 @@ class ObjectSource:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _named(entries: list[ListEntry], cut: int) -> list[ListEntry]:
+    named = (replace(entry, name=entry.name[cut:]) for entry in entries)
+    return [entry for entry in named if entry.name.strip("/")]

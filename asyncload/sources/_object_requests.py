@@ -6,14 +6,15 @@ The boundary to obstore: its errors end here, as do answers that are not what wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from typing import Any, TypeVar
 
 import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from asyncload.errors import AccessDenied, SourceError, TransferFailed
+from asyncload.interfaces import ListEntry
 
 from ._client_calls import call
 from ._client_errors import translated
@@ -27,6 +28,7 @@ __all__ = ["Client", "ObjectStore"]
 Client = S3Store | GCSStore | AzureStore | HTTPStore
 Result = TypeVar("Result")
 _PIECE = 1 << 20  # bytes of one piece of an answer that is taken as it comes
+_PAGE = 1000  # objects handed over at once, as many as stores list in one answer
 
 
 class ObjectStore:
@@ -114,18 +116,29 @@ class ObjectStore:
             position += len(piece)
         _expect_length(min(position, stop), stop, uri)
 
-    async def list_below(self, key: str, uri: str) -> list[str]:
-        """Return the paths of objects and folders right below ``key``, or of the top for ``""``."""
-        listing = call(obstore.list_with_delimiter_async, self._client, key or None)
-        found = await self._answer(uri, listing)
-        return [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+    async def list_below(self, key: str, uri: str, *, recursive: bool = False) -> list[ListEntry]:
+        """Return the objects and folders below ``key``; see `_object_stores.Store.list_below`."""
+        if not recursive:
+            listing = call(obstore.list_with_delimiter_async, self._client, key or None)
+            # Page after page, each within the client's own deadline.
+            found = await self._answer(uri, listing, bounded=False)
+            folders = [ListEntry(f"{path.rstrip('/')}/") for path in found["common_prefixes"]]
+            return [*folders, *map(_listed, found["objects"])]
+        pages = obstore.list(self._client, key or None, chunk_size=_PAGE)
+        entries: list[ListEntry] = []
+        while True:
+            try:
+                page = await self._answer(uri, call(pages.__anext__))
+            except StopAsyncIteration:
+                return entries
+            entries += map(_listed, page)
 
     async def _answer(
-        self, uri: str, request: Awaitable[Result], *, pinned: bool = False
+        self, uri: str, request: Awaitable[Result], *, pinned: bool = False, bounded: bool = True
     ) -> Result:
         """Await a request within the deadline, and speak of its errors in our own."""
         try:
-            async with asyncio.timeout(self.options.timeouts.total):
+            async with asyncio.timeout(self.options.timeouts.total if bounded else None):
                 return await request
         except SourceError as error:
             error.uri = error.uri or uri
@@ -147,6 +160,11 @@ class ObjectStore:
         if unsupported:
             raise NoRanges
         raise failure
+
+
+def _listed(meta: Mapping[str, Any]) -> ListEntry:
+    version = Version.of(meta)
+    return ListEntry(meta["path"], version.size, version.shown, version.modified)
 
 
 def _refused(error: SourceError) -> bool:

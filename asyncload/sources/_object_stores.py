@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncload.errors import SourceError
+from asyncload.interfaces import ListEntry
 
 from ._location import Location
 from ._object_version import Version
@@ -70,8 +71,14 @@ class Store(Protocol):
         """
         ...
 
-    async def list_below(self, key: str, uri: str) -> list[str]:
-        """Return the paths of objects and folders right below ``key``, of the top for ``""``."""
+    async def list_below(self, key: str, uri: str, *, recursive: bool = False) -> list[ListEntry]:
+        """Return the objects and folders below ``key``, of the top for ``""``, by their paths.
+
+        Args:
+            key: of the folder.
+            uri: for messages.
+            recursive: return all objects below it, and no folders.
+        """
         ...
 
 

@@ -49,6 +49,11 @@ class Version:
             name = f"{uuid.uuid4()}-{size}"
         return cls(size, etag or None, modified, meta["version"], name)
 
+    @property
+    def shown(self) -> str | None:
+        """The ETag without its quotes, for people."""
+        return None if self.etag is None else self.etag.removeprefix('"').removesuffix('"')
+
     def conditions(self) -> GetOptions:
         """Return what has a server refuse (412) to send any other version."""
         # A weak ETag never matches in If-Match: RFC 9110, 13.1.1.

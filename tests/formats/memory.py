@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import os
 import pickle
 import tempfile
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from asyncload.errors import DecodeError, NotFound
 from asyncload.formats import detect
-from asyncload.interfaces import Indexing, OpenFiles, Reader
+from asyncload.interfaces import Indexing, ListEntry, OpenFiles, Reader
 from asyncload.manifest import Deflate, Manifest, TensorEntry, file_version, numpy_dtype
 
 Result = TypeVar("Result")
@@ -87,8 +88,11 @@ class BytesSource:
         self.readers.append(BytesReader(uri, name, self.files[name or self.name]))
         return self.readers[-1]
 
-    async def list(self) -> list[str] | None:
+    async def list(self) -> builtins.list[str] | None:
         return None
+
+    async def entries(self, *, recursive: bool = False) -> builtins.list[ListEntry]:
+        return [ListEntry(self.name, len(self.files[self.name]))]
 
     async def aclose(self) -> None:
         pass
