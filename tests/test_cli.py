@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import asyncload
 from asyncload import cli
+from asyncload.cli import _command
 from asyncload.loader import _recall
 
 
@@ -163,7 +164,7 @@ def test_what_nobody_expected_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_tensorflow_it_says_what_to_install(tmp_path: Path) -> None:
     error = ModuleNotFoundError("No module named 'keras'", name="keras")
-    assert "pip install 'asyncload[tensorflow]'" in cli._one_line(error)
+    assert "pip install 'asyncload[tensorflow]'" in _command._one_line(error)
 
 
 def test_no_arguments_show_the_help() -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncload.events import (
+    BytesWritten,
     Event,
     FellBack,
     Finished,
@@ -32,7 +33,10 @@ _NAME = 24  # columns; the bar takes what the rest leaves
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One load as the bar shows it; times as in `Event.time`."""
+    """One load as the bar shows it; times as in `Event.time`.
+
+    Of a fetch, ``kept`` are the bytes that an earlier one had brought, which make no rate.
+    """
 
     began: float
     progress: Progress = field(default_factory=Progress)
@@ -41,6 +45,7 @@ class _Row:
     ended: float | None = None
     error: str | None = None
     fell_back: bool = False
+    kept: int = 0
 
 
 class ProgressReporter:
@@ -110,9 +115,11 @@ class ProgressReporter:
 def _after(row: _Row, event: Event) -> _Row:
     row = replace(row, progress=advance(row.progress, event))
     match event:
-        case StageStarted(stage="read"):
+        case StageStarted(stage="read" | "fetch"):
             return replace(row, read_began=event.time)
-        case TensorReady():
+        case BytesWritten(fetched=False):
+            return replace(row, kept=row.kept + event.nbytes)
+        case TensorReady() | BytesWritten():
             return replace(row, latest=event.time)
         case FellBack():
             return replace(row, fell_back=True)
@@ -148,7 +155,8 @@ def _bytes(row: _Row) -> str:
 def _rate(row: _Row) -> str:
     if row.read_began is None or row.latest is None or row.latest <= row.read_began:
         return ""
-    return f"{decimal(int(row.progress.bytes_done / (row.latest - row.read_began)))}/s"
+    fetched = row.progress.bytes_done - row.kept
+    return f"{decimal(int(fetched / (row.latest - row.read_began)))}/s"
 
 
 def _stage(row: _Row) -> Text:

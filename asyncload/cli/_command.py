@@ -1,0 +1,87 @@
+"""What every command has in common: the application, its options, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import typer
+
+import asyncload
+
+__all__ = ["AsJson", "Debug", "Uri", "app", "guard", "print_json"]
+
+app = typer.Typer(
+    help="Load TensorFlow and Keras models without stalling an event loop.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Uri = Annotated[
+    str, typer.Argument(metavar="URI", help="a path, file://, s3://, gs://, az://, https://")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+
+_INTERRUPTED, _TERMINATED = 130, 143  # what shells expect after SIGINT and SIGTERM
+
+
+def guard(command: Callable[[], Awaitable[None]], debug: bool) -> None:
+    """Run a command on uvloop; an error becomes a line on standard error and exit code 1."""
+    try:
+        _run(command)
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+    except asyncio.CancelledError:
+        raise typer.Exit(_TERMINATED) from None
+    except BrokenPipeError:
+        # Whoever read our output (``head``) has gone; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(f"asyncload: {_one_line(error)}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _run(command: Callable[[], Awaitable[None]]) -> None:
+    async def closed() -> None:
+        task = asyncio.current_task()
+        if sys.platform != "win32" and task is not None:
+            # As after SIGINT: what a command has begun is left as it should be.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            await command()
+        finally:
+            await asyncload.aclose()
+
+    if sys.platform == "win32":
+        asyncio.run(closed())
+    else:
+        import uvloop
+
+        uvloop.run(closed())
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, asyncload.AsyncloadError):
+        return text
+    if isinstance(error, ModuleNotFoundError) and error.name in ("tensorflow", "keras"):
+        return (
+            f"this needs {error.name}: pip install 'asyncload[tensorflow]', or use "
+            "--weights to load the tensors alone"
+        )
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one document, and nothing else, to standard output."""
+    typer.echo(json.dumps(document, indent=2))
