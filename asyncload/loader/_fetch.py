@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import anyio
 import numpy as np
 
-from asyncload.errors import AsyncloadError
+from asyncload.errors import AsyncloadError, NotFound
 from asyncload.events import BytesWritten, Event
 from asyncload.interfaces import Reader, Source
 from asyncload.manifest import file_version
@@ -173,7 +173,7 @@ class Fetch:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._leave()
-        files = [self._copies[each.name].file for each in self._choice.files]
+        files = [copy.file for copy in self._in_order()]
         path = self._folder.place(self._choice.name) if self._choice.name else self._folder.path
         return Fetched(self._source.uri, path, tuple(files))
 
@@ -196,7 +196,12 @@ class Fetch:
     async def _copy(self, wanted: Wanted) -> None:
         reader = wanted.reader
         if reader is None:
-            reader = await self._source.open(wanted.opened_as)
+            try:
+                reader = await self._source.open(wanted.opened_as)
+            except NotFound:
+                if wanted.size or self._source.local:
+                    raise
+                return  # a store's mark for an empty folder, which is listed as a file
         copy = await self._begin(wanted, reader)
         self._copies[wanted.name] = copy
         if copy.part is not None:
@@ -305,8 +310,12 @@ class Fetch:
         async with first_error() as group:
             for copy in self._copies.values():
                 group.start_soon(copy.reader.check)
-        for wanted in self._choice.files:
-            await self._finish(self._copies[wanted.name])
+        for copy in self._in_order():
+            await self._finish(copy)
+
+    def _in_order(self) -> list[_Copy]:
+        names = (wanted.name for wanted in self._choice.files)
+        return [self._copies[name] for name in names if name in self._copies]
 
     async def _finish(self, copy: _Copy) -> None:
         async with copy.lock:

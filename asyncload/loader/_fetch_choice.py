@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from asyncload.errors import NotFound, SourceError, UnknownFormat
 from asyncload.formats import SAVED_MODEL
-from asyncload.interfaces import Compound, Indexing, ListEntry, Reader, Source
+from asyncload.interfaces import Compound, Indexing, Reader, Source
 from asyncload.sources import check_name
 
 from ._fetch_folder import OWN
@@ -100,17 +100,13 @@ async def _everything(source: Source, kind: str, *, last: str = "") -> Choice:
         (entry,) = await source.entries()
         own = Wanted(source.name, "", entry.size or 0)
         return _checked(Choice(kind, (own,), source.name), source.uri)
-    entries = _files(await source.entries(recursive=True))
-    files = [Wanted(entry.name, entry.name, entry.size or 0) for entry in entries]
+    files = [
+        Wanted(entry.name, entry.name, entry.size or 0)
+        for entry in await source.entries(recursive=True)
+        if entry.name.partition("/")[0] != OWN
+    ]
     files.sort(key=lambda file: file.name == last)
     return _checked(Choice(kind, tuple(files), ""), source.uri)
-
-
-def _files(entries: Iterable[ListEntry]) -> list[ListEntry]:
-    """Leave out what is ours, and the empty objects that some tools make to mark folders."""
-    entries = [entry for entry in entries if entry.name.partition("/")[0] != OWN]
-    folders = _folders(entry.name for entry in entries)
-    return [entry for entry in entries if entry.size or entry.name not in folders]
 
 
 def _folders(names: Iterable[str]) -> set[str]:

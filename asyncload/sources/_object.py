@@ -115,7 +115,6 @@ class ObjectSource:
         store, key = await self._store(), self._location.path
         cut = len(key) + 1 if key else 0
         found = await store.list_below(key, self.uri, recursive=recursive)
-        # A key that ends in a slash is a folder's mark, and has no name of its own.
         entries = await in_thread(self._threads, _named, found, cut)
         self._folder = bool(entries)
         if not entries:
@@ -166,5 +165,10 @@ class ObjectSource:
 
 
 def _named(entries: list[ListEntry], cut: int) -> list[ListEntry]:
-    named = (replace(entry, name=entry.name[cut:]) for entry in entries)
-    return [entry for entry in named if entry.name.strip("/")]
+    """Return what was found by its names below a key, without what only marks folders.
+
+    Such an object is empty, and its key ends in a slash, which the client does not show.
+    """
+    named = [replace(entry, name=entry.name[cut:]) for entry in entries]
+    folders = {entry.name.rpartition("/")[0] for entry in named}
+    return [entry for entry in named if entry.size or (entry.name not in folders and entry.name)]

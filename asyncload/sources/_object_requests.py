@@ -6,6 +6,7 @@ The boundary to obstore: its errors end here, as do answers that are not what wa
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ __all__ = ["Client", "ObjectStore"]
 Client = S3Store | GCSStore | AzureStore | HTTPStore
 Result = TypeVar("Result")
 _PIECE = 1 << 20  # bytes of one piece of an answer that is taken as it comes
+_LISTINGS = 4  # times that a listing is begun anew at most
+_PAUSE = (0.05, 0.5)  # seconds before that
 _PAGE = 1000  # objects handed over at once, as many as stores list in one answer
 
 
@@ -118,6 +121,17 @@ class ObjectStore:
 
     async def list_below(self, key: str, uri: str, *, recursive: bool = False) -> list[ListEntry]:
         """Return the objects and folders below ``key``; see `_object_stores.Store.list_below`."""
+        for _ in range(min(self.options.retries, _LISTINGS)):
+            try:
+                return await self._list(key, uri, recursive)
+            except TransferFailed as error:
+                # The client asks anew for a page that is refused, but not for one that is cut.
+                if "response body" not in str(error.__cause__):
+                    raise
+            await asyncio.sleep(random.uniform(*_PAUSE))  # noqa: S311  no secret
+        return await self._list(key, uri, recursive)
+
+    async def _list(self, key: str, uri: str, recursive: bool) -> list[ListEntry]:
         if not recursive:
             listing = call(obstore.list_with_delimiter_async, self._client, key or None)
             # Page after page, each within the client's own deadline.

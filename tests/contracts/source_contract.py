@@ -81,6 +81,29 @@ class SourceContract(ABC):
         async with open_source(f"{folder}/model.bin") as source:
             assert await source.list() is None
 
+    async def test_lists_sizes(self, folder: str) -> None:
+        async with open_source(folder) as source:
+            entries = {entry.name: entry for entry in await source.entries()}
+            assert list(entries) == ["empty.bin", "model.bin", "other.bin", "sub/"]
+            assert (entries["sub/"].is_folder, entries["sub/"].size) == (True, None)
+            assert (entries["model.bin"].size, entries["empty.bin"].size) == (len(CONTENT), 0)
+            assert entries["model.bin"].version != entries["other.bin"].version
+            below = await source.entries(recursive=True)
+            assert {entry.name: entry.size for entry in below} == {
+                name: len(content) for name, content in FILES.items()
+            }
+            assert [entry.name for entry in below] == sorted(FILES)
+
+    async def test_lists_a_file_by_its_own_name(self, folder: str) -> None:
+        async with open_source(f"{folder}/model.bin") as source:
+            (entry,) = await source.entries()
+            assert (entry.name, entry.size) == ("model.bin", len(CONTENT))
+            assert [entry] == await source.entries(recursive=True)
+            assert await (await source.open()).read(0, 9) == CONTENT[:9]
+        async with open_source(f"{folder}/none") as source:
+            with pytest.raises(NotFound):
+                await source.entries()
+
     @pytest.mark.parametrize("missing", ["none.bin", "model.bin/none", "none/none.bin"])
     async def test_missing(self, folder: str, missing: str) -> None:
         async with open_source(f"{folder}/{missing}") as source:

@@ -97,6 +97,11 @@ class TestHttp(_Stored):
             with pytest.raises(NotFound, match="lists no folders"):
                 await source.list()
 
+    async def test_lists_sizes(self, folder: str) -> None:
+        async with open_source(f"{folder}/") as source:
+            with pytest.raises(NotFound, match="lists no folders"):
+                await source.entries()
+
     async def test_opens_a_neighbour(self, folder: str) -> None:
         for uri in (f"{folder}/model.bin", f"{folder}/"):
             async with open_source(uri) as source:

@@ -253,6 +253,50 @@ def many(rgw: Rgw) -> list[str]:
 async def test_a_folder_of_thousands(rgw: Rgw, many: list[str]) -> None:
     async with open_source("s3://many/folder", options=s3(rgw)) as source:
         assert await source.list() == many
+        for recursive in (False, True):
+            entries = await source.entries(recursive=recursive)
+            assert [entry.name for entry in entries] == many
+            assert {entry.size for entry in entries} == {1}
+            assert all(entry.version and entry.modified for entry in entries)
+
+
+@pytest.fixture(scope="module")
+def ten_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("buckets")
+    for below in ("bucket/f", "bucket/f/sub"):
+        (root / below).mkdir(parents=True)
+    for i in range(10_000):
+        (root / "bucket" / "f" / f"{i:05d}").touch()
+    (root / "bucket/f/sub/deep").write_bytes(b"x")
+    return root
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+async def test_ten_thousand_keys_and_a_page_that_fails(
+    recursive: bool, ten_thousand: Path, http_faults: MakeHttpFaults
+) -> None:
+    server = http_faults(
+        ten_thousand,
+        HttpFault(path="/bucket", skip=3, times=2, status=503),
+        HttpFault(path="/bucket", skip=5, times=1, cut_after=30_000),
+    )
+    options = {**QUICK, "endpoint": server.endpoint, "region": "us-east-1", "anonymous": True}
+    async with open_source("s3://bucket/f", options=options) as source:
+        begin = time.perf_counter()
+        entries = await source.entries(recursive=recursive)
+        assert time.perf_counter() - begin < 5
+    assert [entry.name for entry in entries[:-1]] == [f"{i:05d}" for i in range(10_000)]
+    assert entries[-1].name == ("sub/deep" if recursive else "sub/")
+    assert len(server.requests("/bucket")) == 2 + 5 + 1 + 11  # the page that was cut begins anew
+
+
+async def test_what_marks_folders_is_not_listed(rgw: Rgw) -> None:
+    rgw.make_bucket("marks")
+    for key in ("f/", "f/a", "f/sub/", "f/sub/b"):
+        rgw.put("marks", key, b"" if key.endswith("/") else b"x")
+    async with open_source("s3://marks/f", options=s3(rgw)) as source:
+        assert [entry.name for entry in await source.entries()] == ["a", "sub/"]
+        assert [entry.name for entry in await source.entries(recursive=True)] == ["a", "sub/b"]
 
 
 async def test_a_cancelled_transfer_closes_its_connections(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import email.utils
 import os
 import re
@@ -10,13 +11,15 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
+from xml.sax.saxutils import escape
 
 from tests.servers.daemon import LOOPBACK
 
 __all__ = ["Answer", "FolderOrigin", "Origin", "Question", "UpstreamOrigin", "read_head", "refusal"]
 
 _PIECE = 256 << 10  # bytes of a body read at once
+_KEYS = 1000  # in one page of a listing, as S3 has
 _CODES = {
     400: "InvalidRequest",
     403: "AccessDenied",
@@ -86,7 +89,8 @@ async def read_head(reader: asyncio.StreamReader) -> tuple[bytes, str, dict[str,
 class FolderOrigin:
     """Serves GET and HEAD of the files below ``root``, with ranges and conditions.
 
-    The ETag is of the inode, the time of change (to the nanosecond) and the length.
+    The ETag is of the inode, the time of change (to the nanosecond) and the length. Folders right
+    below ``root`` are listed as S3 lists buckets.
     """
 
     def __init__(self, root: Path) -> None:
@@ -94,6 +98,9 @@ class FolderOrigin:
 
     async def answer(self, question: Question) -> Answer:
         path = (self._root / question.path.lstrip("/")).resolve()
+        query = dict(parse_qsl(question.query))
+        if query.get("list-type") == "2" and path.parent == self._root and path.is_dir():
+            return list_bucket(path, query)
         if question.method not in {"GET", "HEAD"}:
             return refusal(405)
         if not path.is_relative_to(self._root) or not path.is_file():
@@ -101,7 +108,7 @@ class FolderOrigin:
         file = os.open(path, os.O_RDONLY)
         found = os.fstat(file)
         headers = {
-            "ETag": f'"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"',
+            "ETag": etag_of(found),
             "Last-Modified": email.utils.formatdate(found.st_mtime, usegmt=True),
             "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
@@ -119,6 +126,48 @@ class FolderOrigin:
         if question.method == "HEAD":
             length = 0
         return Answer(status, headers, _read_file(file, start, length))
+
+
+def list_bucket(bucket: Path, query: Mapping[str, str]) -> Answer:
+    """Answer with one page of keys and common prefixes, at most a thousand.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+    """
+    prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+    after = query.get("continuation-token", "")
+    found: dict[str, Path | None] = {}  # key -> its file; a common prefix has none
+    for folder, _, files in os.walk(bucket):
+        for file in files:
+            path = Path(folder, file)
+            key = path.relative_to(bucket).as_posix()
+            if key.startswith(prefix):
+                rest, cut, _ = key[len(prefix) :].partition(delimiter or "\n")
+                found[prefix + rest + cut] = None if cut else path
+    names = sorted(name for name in found if name > after)
+    page = names[:_KEYS]
+    lines = [f"<IsTruncated>{str(len(names) > _KEYS).lower()}</IsTruncated>"]
+    if len(names) > _KEYS:
+        lines.append(f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>")
+    lines += [_listed(name, found[name]) for name in page]
+    text = f"<ListBucketResult>{''.join(lines)}</ListBucketResult>".encode()
+    headers = {"Content-Type": "application/xml", "Content-Length": str(len(text))}
+    return Answer(200, headers, _once(text))
+
+
+def _listed(name: str, path: Path | None) -> str:
+    if path is None:
+        return f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
+    status = path.stat()
+    modified = dt.datetime.fromtimestamp(status.st_mtime, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return (
+        f"<Contents><Key>{escape(name)}</Key><LastModified>{modified}</LastModified>"
+        f"<ETag>{escape(etag_of(status))}</ETag><Size>{status.st_size}</Size></Contents>"
+    )
+
+
+def etag_of(found: os.stat_result) -> str:
+    """Return the ETag of a file."""
+    return f'"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"'
 
 
 def _decide(headers: Mapping[str, str], etag: str, size: int) -> tuple[int, int, int]:
