@@ -57,7 +57,7 @@ async def _ls(uri: str, *, long: bool, recursive: bool, as_json: bool) -> None:
     size = max((len(f"{entry.size or 0}") for entry in entries), default=0)
     version = max((len(entry.version or "") for entry in entries), default=0)
     lines = (_line(entry, size, version) if long else _printable(entry.name) for entry in entries)
-    typer.echo("\n".join(lines))
+    typer.echo("".join(f"{line}\n" for line in lines), nl=False)
 
 
 def _entry_json(entry: asyncload.ListEntry) -> dict[str, Any]:

@@ -34,7 +34,7 @@ FILES_AT_ONCE = 16  # files open together: of small ones, that is as many reques
 PIECES_AT_ONCE = 32  # in memory
 _THREADS = 6  # that write, and wait for the disk
 _SAVE_EVERY = 1.0  # seconds; what a killed process had fetched since then is fetched again
-_LOCK_POLL = 0.2  # seconds
+_LOCK_POLL = 0.05  # seconds
 _MD5 = re.compile(r"\"?([0-9a-f]{32})\"?-\d+")  # a version that may be an MD5
 
 

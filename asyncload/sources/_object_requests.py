@@ -14,7 +14,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
-from asyncload.errors import AccessDenied, SourceError, TransferFailed
+from asyncload.errors import AccessDenied, NotFound, SourceError, TransferFailed
 from asyncload.interfaces import ListEntry
 
 from ._client_calls import call
@@ -138,7 +138,11 @@ class ObjectStore:
             found = await self._answer(uri, listing, bounded=False)
             folders = [ListEntry(f"{path.rstrip('/')}/") for path in found["common_prefixes"]]
             return [*folders, *map(_listed, found["objects"])]
-        pages = obstore.list(self._client, key or None, chunk_size=_PAGE)
+
+        async def begin() -> Any:
+            return obstore.list(self._client, key or None, chunk_size=_PAGE)
+
+        pages = await self._answer(uri, begin())
         entries: list[ListEntry] = []
         while True:
             try:
@@ -166,6 +170,10 @@ class ObjectStore:
                 "again, or raise storage_options['timeouts']['total']",
                 uri=uri,
             )
+        except ValueError as error:  # for a part of the path that is "..", say
+            unsupported = False
+            failure = NotFound(f"no object can have this name: {error}", uri=uri)
+            error.__traceback__ = None  # as below
         except (FileNotFoundError, exceptions.BaseError) as error:
             unsupported = False
             failure = translated(error, uri, secrets=self._secrets, pinned=pinned)

@@ -290,6 +290,13 @@ async def test_ten_thousand_keys_and_a_page_that_fails(
     assert len(server.requests("/bucket")) == 2 + 5 + 1 + 11  # the page that was cut begins anew
 
 
+@pytest.mark.parametrize("recursive", [False, True])
+async def test_no_folder_has_such_a_name(recursive: bool) -> None:
+    async with open_source("s3://bucket/a/../", options={"anonymous": True}) as source:
+        with pytest.raises(NotFound, match="can have this name"):
+            await source.entries(recursive=recursive)
+
+
 async def test_what_marks_folders_is_not_listed(rgw: Rgw) -> None:
     rgw.make_bucket("marks")
     for key in ("f/", "f/a", "f/sub/", "f/sub/b"):
