@@ -135,11 +135,10 @@ def list_bucket(bucket: Path, query: Mapping[str, str]) -> Answer:
     """
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     after = query.get("continuation-token", "")
-    found: dict[str, Path | None] = {}  # key -> its file; a common prefix has none
+    found: dict[str, str | None] = {}  # key -> its file; a common prefix has none
     for folder, _, files in os.walk(bucket):
-        for file in files:
-            path = Path(folder, file)
-            key = path.relative_to(bucket).as_posix()
+        for path in (f"{folder}/{file}" for file in files):
+            key = path[len(f"{bucket}/") :]
             if key.startswith(prefix):
                 rest, cut, _ = key[len(prefix) :].partition(delimiter or "\n")
                 found[prefix + rest + cut] = None if cut else path
@@ -154,10 +153,10 @@ def list_bucket(bucket: Path, query: Mapping[str, str]) -> Answer:
     return Answer(200, headers, _once(text))
 
 
-def _listed(name: str, path: Path | None) -> str:
+def _listed(name: str, path: str | None) -> str:
     if path is None:
         return f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
-    status = path.stat()
+    status = os.stat(path)
     modified = dt.datetime.fromtimestamp(status.st_mtime, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     return (
         f"<Contents><Key>{escape(name)}</Key><LastModified>{modified}</LastModified>"
