@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import builtins
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,6 +18,8 @@ from .errors import SourceError
 from .manifest import FileEntry, Manifest
 
 __all__ = [
+    "CheckedReader",
+    "Checksum",
     "Compound",
     "Format",
     "Indexing",
@@ -25,6 +27,7 @@ __all__ = [
     "OpenFiles",
     "Reader",
     "Source",
+    "StreamReader",
     "WorkerPool",
 ]
 
@@ -104,6 +107,50 @@ class Reader(Protocol):
 
     async def aclose(self) -> None:
         """Close the file; closing twice is fine."""
+        ...
+
+
+@runtime_checkable
+class StreamReader(Protocol):
+    """A `Reader` of what a server may have no ranges of: it can be had from its begin on, whole."""
+
+    @property
+    def whole_only(self) -> bool:
+        """Whether the server was found to send nothing less than the whole file.
+
+        `Reader.read_into` then fails for what does not lie near the begin.
+        """
+        ...
+
+    def stream(self) -> AsyncGenerator[tuple[int, memoryview], None]:
+        """Yield (offset, bytes) from the begin to the end, in order.
+
+        Raises: as `Reader.read` does.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A checksum of a whole file.
+
+    Attributes:
+        kind: ``"crc32c"``, ``"md5"`` or ``"sha256"``.
+        digest: in hexadecimal digits, the most significant first.
+        certain: whether it is one. An ETag may look like an MD5 and be something else.
+    """
+
+    kind: str
+    digest: str
+    certain: bool = True
+
+
+@runtime_checkable
+class CheckedReader(Protocol):
+    """A `Reader` of a file that whoever keeps it may have a checksum of."""
+
+    async def checksum(self) -> Checksum | None:
+        """Return a checksum of the version that was opened, if one can be had."""
         ...
 
 

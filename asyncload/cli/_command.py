@@ -14,7 +14,7 @@ import typer
 
 import asyncload
 
-__all__ = ["AsJson", "Debug", "Uri", "app", "guard", "print_json"]
+__all__ = ["AsJson", "Debug", "Uri", "app", "end_in_order", "guard", "print_json"]
 
 app = typer.Typer(
     help="Load TensorFlow and Keras models without stalling an event loop.",
@@ -51,12 +51,15 @@ def guard(command: Callable[[], Awaitable[None]], debug: bool) -> None:
         raise typer.Exit(1) from None
 
 
+def end_in_order() -> None:
+    """Have SIGTERM cancel the calling task, as SIGINT does, so that it can note how far it came."""
+    task = asyncio.current_task()
+    if sys.platform != "win32" and task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
 def _run(command: Callable[[], Awaitable[None]]) -> None:
     async def closed() -> None:
-        task = asyncio.current_task()
-        if sys.platform != "win32" and task is not None:
-            # As after SIGINT: what a command has begun is left as it should be.
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         try:
             await command()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import asyncload
 from asyncload.events import Event
 from asyncload.report import ProgressReporter
 
-from ._command import AsJson, Debug, Uri, app, guard, print_json
+from ._command import AsJson, Debug, Uri, app, end_in_order, guard, print_json
 
 __all__: list[str] = []
 
@@ -39,11 +40,18 @@ def fetch(
     uri: Uri,
     folder: Annotated[str, typer.Argument(metavar="DIR", help="where to; made if need be")],
     force: Annotated[bool, typer.Option("--force", help="replace files that differ")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="compare checksums that stores state")
+    ] = True,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Copy what a load of URI would read into DIR; go on where an earlier fetch was interrupted."""
-    guard(lambda: _fetch(uri, folder, force=force, as_json=as_json), debug)
+
+    async def run(loader: asyncload.Loader) -> asyncload.Fetched:
+        return await loader.fetch(uri, folder, overwrite=force, verify=verify)
+
+    guard(lambda: _fetch(run, as_json=as_json), debug)
 
 
 # --- ls ----------------------------------------------------------------------------------
@@ -88,12 +96,15 @@ def _printable(name: str) -> str:
 # --- fetch -------------------------------------------------------------------------------
 
 
-async def _fetch(uri: str, folder: str, *, force: bool, as_json: bool) -> None:
+async def _fetch(
+    run: Callable[[asyncload.Loader], Awaitable[asyncload.Fetched]], *, as_json: bool
+) -> None:
+    end_in_order()
     bar = nullcontext(_ignore) if as_json else ProgressReporter(transient=True)
     with bar as draw:
         async with asyncload.Loader(observer=draw) as loader:
             begin = time.perf_counter()
-            fetched = await loader.fetch(uri, folder, overwrite=force)
+            fetched = await run(loader)
             seconds = time.perf_counter() - begin
     if as_json:
         print_json({**asdict(fetched), "seconds": seconds})

@@ -7,6 +7,7 @@
 - ``_recall``   the index cache, as a load sees it; ``_index_cache``, ``_index_entry``: its files
 - ``_construct``, ``_into``  the construction thread's side: a new model, or one that lives
 - ``_stock``    files as paths on disk, for loaders that read nothing else
+- ``_files``    `Loader.ls`, `Loader.fetch`
 - ``_fetch``    how `Loader.fetch` goes; ``_fetch_choice``: what; ``_fetch_folder``: where to,
   and notes of what has come; ``_ranges``
 - ``_weights``  `Weights`: what `load_weights` returns

@@ -96,6 +96,7 @@ async def fetch(
     folder: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    verify: bool = True,
     storage_options: Mapping[str, Any] | None = None,
     on_change: OnChange = "error",
 ) -> Fetched:
@@ -104,6 +105,7 @@ async def fetch(
         uri,
         folder,
         overwrite=overwrite,
+        verify=verify,
         storage_options=storage_options,
         on_change=on_change,
     )

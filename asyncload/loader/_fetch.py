@@ -8,23 +8,23 @@ import re
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import anyio
 import numpy as np
 
-from asyncload.errors import AsyncloadError, NotFound
+from asyncload.errors import AsyncloadError, NotFound, TransferFailed
 from asyncload.events import BytesWritten, Event
-from asyncload.interfaces import Reader, Source
+from asyncload.interfaces import CheckedReader, Reader, Source, StreamReader
 from asyncload.manifest import file_version
 from asyncload.sources import in_thread
 
 from ._fetch_choice import Choice, Wanted
 from ._fetch_folder import Folder, Identity, Part, would_overwrite
 from ._groups import first_error
-from ._ranges import Range, pieces
+from ._ranges import Range, Ranges, pieces
 
 __all__ = ["Fetch", "FetchOptions", "Fetched", "FetchedFile"]
 
@@ -44,6 +44,7 @@ class FetchOptions:
 
     folder: str
     overwrite: bool = False
+    verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ class Fetch:
         self._source = source
         self._choice = choice
         self._overwrite = options.overwrite
+        self._verifies = options.verify
         self._emit = emit
         self._folder = Folder(options.folder)
         self._piece = piece
@@ -206,6 +208,8 @@ class Fetch:
         self._copies[wanted.name] = copy
         if copy.part is not None:
             await self._bring(copy, copy.part)
+            if self._verifies:
+                await self._verify(copy, copy.part)
         if self._choice.is_model:
             await self._save(copy)
             return
@@ -258,15 +262,35 @@ class Fetch:
     # --- bytes ---------------------------------------------------------------------------
 
     async def _bring(self, copy: _Copy, part: Part) -> None:
-        """Fetch what is missing of a file, in pieces side by side."""
+        """Fetch what is missing of a file."""
+        before, reader = part.done.nbytes, copy.reader
+        if not _sends_whole(reader):
+            try:
+                await self._bring_pieces(reader, part)
+            except TransferFailed:
+                if not _sends_whole(reader):
+                    raise
+        if isinstance(reader, StreamReader) and part.done.nbytes < reader.size:
+            await self._bring_stream(reader, part)
+        copy.file = replace(copy.file, fetched=part.done.nbytes - before)
+
+    async def _bring_pieces(self, reader: Reader, part: Part) -> None:
+        """Fetch what is missing of a file in pieces, side by side."""
         missing = part.done.missing(part.identity.size)
         waiting = pieces(missing, self._piece)
         count = sum(1 for _ in pieces(missing, self._piece))
-        fetched = sum(stop - start for start, stop in missing)
         async with first_error() as group:
-            for _ in range(min(copy.reader.parallel, count)):
-                group.start_soon(self._drain, copy.reader, part, waiting)
-        copy.file = replace(copy.file, fetched=fetched)
+            for _ in range(min(reader.parallel, count)):
+                group.start_soon(self._drain, reader, part, waiting)
+
+    async def _bring_stream(self, reader: StreamReader, part: Part) -> None:
+        """Fetch a file from its begin to its end, whatever has come of it."""
+        async with aclosing(reader.stream()) as stream:
+            async for offset, data in stream:
+                await self._run(self._folder.write, part, offset, data)
+                before = part.done.nbytes
+                part.done.add(offset, offset + data.nbytes)
+                self._written(part.name, part.done.nbytes - before, fetched=True)
 
     async def _drain(self, reader: Reader, part: Part, waiting: Iterator[Range]) -> None:
         for start, stop in waiting:
@@ -284,6 +308,49 @@ class Fetch:
             self._emit(
                 BytesWritten(uri=self._source.uri, name=name, nbytes=nbytes, fetched=fetched)
             )
+
+    async def _verify(self, copy: _Copy, part: Part) -> None:
+        """Compare a file that has come with the checksum that the store states, if it states one.
+
+        Raises:
+            TransferFailed: it differs; what has come is dropped.
+        """
+        etag, found = _MD5.fullmatch(part.identity.version), ""
+        if etag is not None:
+            found = await self._run(self._folder.digest, part, "md5")
+            if found == etag[1]:
+                return
+        if not isinstance(copy.reader, CheckedReader):
+            return
+        stated = await copy.reader.checksum()
+        if stated is None:
+            return
+        if stated.kind != "md5" or not found:
+            found = await self._run(self._folder.digest, part, stated.kind)
+        if found == stated.digest:
+            return
+        if not stated.certain:
+            # It may be no MD5. What was damaged on its way does not come so twice.
+            first = found
+            await self._bring_again(copy, part)
+            found = await self._run(self._folder.digest, part, stated.kind)
+            if found in (stated.digest, first):
+                return
+        await self._run(self._folder.discard, part)
+        part.done = Ranges()
+        copy.saved = 0
+        raise TransferFailed(
+            f"its {stated.kind} is {found}, but the store states {stated.digest}: it was damaged "
+            "on its way, or where it is kept, and is dropped; fetch it, or upload it, again",
+            uri=copy.reader.uri,
+        )
+
+    async def _bring_again(self, copy: _Copy, part: Part) -> None:
+        async with copy.lock:
+            part.done = Ranges()
+            copy.saved = 0
+            await self._run(self._folder.save, part, [])
+        await self._bring(copy, part)
 
     # --- notes, and the end --------------------------------------------------------------
 
@@ -332,6 +399,10 @@ class Fetch:
                 with suppress(AsyncloadError):  # what has failed already says more
                     await self._save(copy)
                 copy.part.close()
+
+
+def _sends_whole(reader: Reader) -> bool:
+    return isinstance(reader, StreamReader) and reader.whole_only
 
 
 def _buffer(nbytes: int) -> memoryview:

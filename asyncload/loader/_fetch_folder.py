@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from asyncload.codecs import crc32c
 from asyncload.errors import AccessDenied, AsyncloadError, TransferFailed, Unsafe, WouldOverwrite
 from asyncload.manifest import file_version
 from asyncload.sources import check_name
@@ -30,6 +31,7 @@ from ._ranges import Range, Ranges
 __all__ = ["OWN", "Folder", "Identity", "Part", "Record", "would_overwrite"]
 
 OWN = ".asyncload"
+_BLOCK = 4 << 20  # bytes read at a time
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
 _flush = getattr(os, "fdatasync", os.fsync)
@@ -162,8 +164,15 @@ class Folder:
         """Return the MD5 of a file that is there, in hexadecimal digits."""
         with _translated(self.place(name)), self._parent(name) as (parent, last):
             descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-            with open(descriptor, "rb") as file:
-                return hashlib.file_digest(file, _md5).hexdigest()
+            try:
+                return _digest(descriptor, "md5")
+            finally:
+                os.close(descriptor)
+
+    def digest(self, part: Part, kind: str) -> str:
+        """Return the checksum of a file that has come whole, as `Checksum.digest` has it."""
+        with _translated(self.place(part.name)):
+            return _digest(part.descriptor, kind)
 
     def record(self, name: str) -> Record | None:
         """Return what is noted of a complete file, if anything is."""
@@ -219,6 +228,13 @@ class Folder:
         with _translated(self.place(part.name)):
             _flush(part.descriptor)
         self._write_note(part.name, ".part.json", part.identity, done=done)
+
+    def discard(self, part: Part) -> None:
+        """Forget what has come of a file; the next fetch of it begins anew."""
+        with _translated(self.place(part.name)):
+            for suffix in (".part.json", ".part"):
+                with suppress(FileNotFoundError):
+                    os.unlink(_own_name(part.name, suffix), dir_fd=self._own)
 
     def finish(self, part: Part, *, replace: bool) -> None:
         """Put a file that has come whole in its place.
@@ -321,8 +337,17 @@ def _enter(above: int, name: str, *, create: bool) -> int:
         raise
 
 
-def _md5() -> Any:
-    return hashlib.md5(usedforsecurity=False)
+def _digest(descriptor: int, kind: str) -> str:
+    """Return the checksum of an open file; what adds it up lets other threads run meanwhile."""
+    sum32, hashed = 0, None if kind == "crc32c" else hashlib.new(kind, usedforsecurity=False)
+    offset = 0
+    while data := os.pread(descriptor, _BLOCK, offset):
+        offset += len(data)
+        if hashed is None:
+            sum32 = crc32c(data, sum32)
+        else:
+            hashed.update(data)
+    return f"{sum32:08x}" if hashed is None else hashed.hexdigest()
 
 
 def _own_name(name: str, suffix: str) -> str:

@@ -17,14 +17,13 @@ import numpy.typing as npt
 
 from asyncload.errors import LoaderClosed, SourceChanged
 from asyncload.events import Observer
-from asyncload.interfaces import ListEntry
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
 from asyncload.sources import Stores, normalise
 from asyncload.workers import Workers
 
-from ._fetch import Fetched, FetchOptions
+from ._files import Files
 from ._flow import Flow, Resources
 from ._groups import first_error
 from ._index_cache import IndexCache
@@ -48,7 +47,7 @@ _PARTS_AHEAD = 2  # parts read while every worker decodes one
 _TRIES = 3  # loads of a file that changes each time, before that is an error
 
 
-class Loader:
+class Loader(Files):
     """Loads models and weights, several at once, with one set of workers and one budget.
 
     Use it as an async context manager; closing it cancels the loads under way and ends its
@@ -327,75 +326,6 @@ class Loader:
         Raises: as `load` does, but for `MismatchError` and `MemoryLimitExceeded`.
         """
         return await self._start(uri, lambda flow: flow.inspect(), storage_options=storage_options)
-
-    async def ls(
-        self,
-        uri: URI,
-        *,
-        recursive: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> list[ListEntry]:
-        """List what is at a URI: the file that it names, or what the folder has.
-
-        Args:
-            uri: as `load` takes it, or any folder. HTTP servers list no folders.
-            recursive: list every file below the folder, and no folders.
-            storage_options: as `load` takes them.
-
-        Returns:
-            Name, size, version and time of each, sorted by name.
-
-        Raises:
-            SourceError: it cannot be listed.
-        """
-        return await self._start(
-            uri,
-            lambda flow: flow.entries(recursive=recursive),
-            storage_options=storage_options,
-        )
-
-    async def fetch(
-        self,
-        uri: URI,
-        folder: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-        on_change: OnChange = "error",
-    ) -> Fetched:
-        """Copy what a load of a URI would read into a folder of this machine.
-
-        That is a file; a map of weights, and its shards; a checkpoint's index and shards; all of a
-        SavedModel's folder. Of another folder, it is every file below. Files appear in their places
-        when they are complete, those of one model together. What was fetched before stays:
-        after an interruption, only what is missing is fetched if the version is the same.
-        Notes about that are kept in a folder ``.asyncload`` beside the files. Two fetches into
-        one folder wait for each other.
-
-        Args:
-            uri: as `load` takes it, or any folder that can be listed.
-            folder: where to; made if it is not there. Nothing is written outside of it, nor
-                through links in it.
-            overwrite: replace files that are there and differ.
-            storage_options: as `load` takes them.
-            on_change: as `load` takes it.
-
-        Returns:
-            The files. It is a path itself, to be given to `load`.
-
-        Raises:
-            SourceError: the bytes could not be had, or not be written.
-            FormatError: what says which files there are is not what it should be.
-            WouldOverwrite: another file is in the place of one, or another version.
-            LoaderClosed: the Loader is, or was, closed.
-        """
-        options = FetchOptions(os.fspath(folder), overwrite)
-        return await self._start(
-            uri,
-            lambda flow: flow.fetch(options),
-            storage_options=storage_options,
-            on_change=on_change,
-        )
 
     async def stream(
         self, uri: URI, *, storage_options: Mapping[str, Any] | None = None

@@ -7,7 +7,8 @@ it has, and readers read ranges of them; neither knows what the bytes mean.
 - object storage and HTTP: ``_object``, ``_object_reader``, ``_object_version``; shared by the
   loads of a Loader: ``_object_stores``, ``_request_limit``; how a store is reached:
   ``_storage_options``, ``_store_settings``, ``_aws_profile``; with obstore, which is imported
-  late: ``_store_client``, ``_object_requests``, ``_client_calls``, ``_client_errors``
+  late: ``_store_client``, ``_object_requests``, ``_client_calls``, ``_client_errors``; what stores
+  state of whole objects: ``_stated``
 - of other packages: ``_entry_points``
 """
 

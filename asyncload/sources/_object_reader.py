@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, contextmanager
 from typing import NoReturn
@@ -11,6 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from asyncload.errors import SourceError, TransferFailed
+from asyncload.interfaces import Checksum
 
 from ._object_stores import NoRanges, Store
 from ._object_version import Version, changed
@@ -83,6 +84,24 @@ class ObjectReader:
         with self._use():
             await self._expect_within(offset, sum(buffer.nbytes for buffer in buffers))
             await self._fill(offset, buffers)
+
+    @property
+    def whole_only(self) -> bool:
+        """Whether its server sends no ranges; see `interfaces.StreamReader`."""
+        return not self._ranges
+
+    async def checksum(self) -> Checksum | None:
+        """Return what the store states; see `interfaces.CheckedReader.checksum`."""
+        with self._use():
+            return await self._store.checksum(self._key, self._pinned, self._threads)
+
+    async def stream(self) -> AsyncGenerator[tuple[int, memoryview], None]:
+        """Yield (offset, bytes) from begin to end; see `interfaces.StreamReader.stream`."""
+        with self._use():
+            pieces = self._store.fetch_from_start(self._key, self._pinned, self.size, self.uri)
+            async with self._store.limit.slot(self.size), aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
 
     async def check(self) -> None:
         """Raise `SourceChanged` if the object is no longer the version that was opened."""
@@ -179,8 +198,8 @@ class ObjectReader:
         """Take the bytes out of the whole object, where a server sends nothing less."""
         if offset > _SKIP:
             raise TransferFailed(
-                "its server sends whole files only, no ranges; copy the file to disk and load it "
-                "from there, or have it served with ranges (nginx, any object storage)",
+                "its server sends whole files only, no ranges; copy it to disk (asyncload.fetch) "
+                "and load that, or have it served with ranges (nginx, any object storage)",
                 uri=self.uri,
             )
         stop = offset + sum(buffer.nbytes for buffer in buffers)

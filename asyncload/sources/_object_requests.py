@@ -6,8 +6,10 @@ The boundary to obstore: its errors end here, as do answers that are not what wa
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import random
 from collections.abc import AsyncGenerator, Awaitable, Mapping
+from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 import obstore
@@ -15,20 +17,24 @@ from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from asyncload.errors import AccessDenied, NotFound, SourceError, TransferFailed
-from asyncload.interfaces import ListEntry
+from asyncload.interfaces import Checksum, ListEntry
 
 from ._client_calls import call
 from ._client_errors import translated
 from ._object_stores import NoRanges
 from ._object_version import Version, changed
 from ._request_limit import RequestLimit
+from ._stated import ask_headers, checksum_in, etag_md5, is_no_md5, object_url
 from ._storage_options import StorageOptions
+from ._store_settings import Settings
+from ._threads import in_thread
 
 __all__ = ["Client", "ObjectStore"]
 
 Client = S3Store | GCSStore | AzureStore | HTTPStore
 Result = TypeVar("Result")
 _PIECE = 1 << 20  # bytes of one piece of an answer that is taken as it comes
+_SIGNED_FOR = dt.timedelta(minutes=1)
 _LISTINGS = 4  # times that a listing is begun anew at most
 _PAUSE = (0.05, 0.5)  # seconds before that
 _PAGE = 1000  # objects handed over at once, as many as stores list in one answer
@@ -40,10 +46,18 @@ class ObjectStore:
     Args:
         client: obstore's.
         options: that it was made with.
+        settings: that it was made with, too.
         secrets: texts that no message may show.
     """
 
-    def __init__(self, client: Client, options: StorageOptions, secrets: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        options: StorageOptions,
+        settings: Settings,
+        secrets: tuple[str, ...],
+    ) -> None:
+        self._settings = settings
         self.limit = RequestLimit(options.concurrency)
         self.options = options
         self._client = client
@@ -118,6 +132,31 @@ class ObjectStore:
             yield position, memoryview(piece)[: stop - position]
             position += len(piece)
         _expect_length(min(position, stop), stop, uri)
+
+    async def checksum(
+        self, key: str, version: Version, threads: Executor | None
+    ) -> Checksum | None:
+        """Return what the store states of a version; see `_object_stores.Store.checksum`."""
+        if isinstance(self._client, HTTPStore):
+            headers = await self._ask_headers(object_url(self._settings.root, key), threads)
+            same = version.etag is not None and headers.get("etag") == version.etag
+            return checksum_in(headers) if same else None
+        etag = etag_md5(version.etag)
+        if etag is None or not isinstance(self._client, S3Store):
+            return None
+        if not self._settings.config.get("skip_signature"):
+            signing = call(obstore.sign_async, self._client, "HEAD", key, _SIGNED_FOR)
+            try:
+                url = await self._answer(self._settings.root, signing)
+            except SourceError:
+                return etag
+            if is_no_md5(await self._ask_headers(url, threads)):
+                return None
+        return etag
+
+    async def _ask_headers(self, url: str, threads: Executor | None) -> Mapping[str, str]:
+        sent = {**self._settings.headers, **self.options.headers}
+        return await in_thread(threads, ask_headers, url, sent, self._settings.ca_file)
 
     async def list_below(self, key: str, uri: str, *, recursive: bool = False) -> list[ListEntry]:
         """Return the objects and folders below ``key``; see `_object_stores.Store.list_below`."""

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncload.errors import SourceError
-from asyncload.interfaces import ListEntry
+from asyncload.interfaces import Checksum, ListEntry
 
 from ._location import Location
 from ._object_version import Version
@@ -68,6 +68,18 @@ class Store(Protocol):
         """Yield (offset, bytes) from the object's begin until ``stop``, and ask for no range.
 
         Raises: as `fetch` does.
+        """
+        ...
+
+    async def checksum(
+        self, key: str, version: Version, threads: Executor | None
+    ) -> Checksum | None:
+        """Return what the store states of a version, if anything can be had; never fails.
+
+        Args:
+            key: of the object.
+            version: of it.
+            threads: where this waits for the answer.
         """
         ...
 

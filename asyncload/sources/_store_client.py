@@ -51,7 +51,7 @@ def make_store(location: Location, options: StorageOptions) -> ObjectStore:
     except exceptions.BaseError as error:
         failure = translated(error, location.uri, secrets=secrets)
     else:
-        return ObjectStore(client, options, secrets)
+        return ObjectStore(client, options, settings, secrets)
     raise failure
 
 

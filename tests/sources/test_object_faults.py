@@ -234,7 +234,7 @@ async def test_a_server_without_ranges(web: Web) -> None:
         scattered = [bytearray(7), bytearray(0), bytearray(70_000)]
         await reader.read_into(9, [memoryview(each) for each in scattered])
         assert b"".join(scattered) == CONTENT[9 : 9 + 70_007]
-        with pytest.raises(TransferFailed, match="no ranges; copy the file to disk"):
+        with pytest.raises(TransferFailed, match="no ranges; copy it to disk"):
             await reader.read(2 << 20, 10)
 
 

@@ -1,0 +1,107 @@
+"""Checksums that a store states of a whole object, which the client does not hand out.
+
+Headers of its answers are asked for apart: of an HTTP server by its URL, of S3 by a URL that the
+client signs. Such a signature is of the host alone, and S3 takes no ``x-amz-checksum-mode`` that is
+not signed; so of S3 there is the ETag, and whether that is an MD5.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import ssl
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from asyncload.interfaces import Checksum
+
+__all__ = ["ask_headers", "checksum_in", "etag_md5", "is_no_md5", "object_url"]
+
+_TIMEOUT = 5.0  # seconds; what does not answer states nothing
+_MD5_ETAG = re.compile(r'"([0-9a-f]{32})"')
+_LENGTHS = {"crc32c": 4, "md5": 16, "sha256": 32}  # bytes
+# Header -> what its Base64 is, the quickest to compare first.
+_WHOLE = (
+    ("x-amz-checksum-crc32c", "crc32c"),
+    ("content-md5", "md5"),
+    ("x-ms-blob-content-md5", "md5"),
+    ("x-amz-checksum-sha256", "sha256"),
+)
+# Header -> names in its list of name=Base64, and what they are: Google's XML API; RFC 9530.
+_LISTS = (
+    ("x-goog-hash", "crc32c", "crc32c"),
+    ("x-goog-hash", "md5", "md5"),
+    ("repr-digest", "sha-256", "sha256"),
+)
+
+
+def checksum_in(headers: Mapping[str, str]) -> Checksum | None:
+    """Return a checksum of the whole object that the headers of an answer have.
+
+    Args:
+        headers: names in small letters.
+    """
+    if (
+        headers.get("content-encoding", "identity") != "identity"
+        or headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT"
+    ):
+        return None
+    found = [(kind, headers.get(name, "")) for name, kind in _WHOLE]
+    for name, label, kind in _LISTS:
+        match = re.search(rf"(?:^|[,\s]){label}=:?([A-Za-z0-9+/=]+)", headers.get(name, ""))
+        found.append((kind, match[1] if match else ""))
+    found.sort(key=lambda each: list(_LENGTHS).index(each[0]))
+    for kind, text in found:
+        try:
+            digest = base64.b64decode(text, validate=True)
+        except ValueError:  # of parts, with their number behind it, or rubbish
+            continue
+        if len(digest) == _LENGTHS[kind]:
+            return Checksum(kind, digest.hex())
+    return None
+
+
+def etag_md5(etag: str | None) -> Checksum | None:
+    """Return the MD5 that an ETag looks like."""
+    match = _MD5_ETAG.fullmatch(etag or "")
+    return None if match is None else Checksum("md5", match[1], certain=False)
+
+
+def is_no_md5(headers: Mapping[str, str]) -> bool:
+    """Whether S3 says that an object's ETag is no MD5 of it, by how it is kept.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    """
+    encryption = headers.get("x-amz-server-side-encryption", "AES256")
+    return (
+        encryption != "AES256"
+        or "x-amz-server-side-encryption-customer-algorithm" in headers
+        or headers.get("x-amz-storage-class") == "EXPRESS_ONEZONE"
+    )
+
+
+def object_url(root: str, key: str) -> str:
+    """Return the URL of a key at a server, with the query that all its paths take."""
+    parts = urlsplit(root)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(key)}"))
+
+
+def ask_headers(url: str, sent: Mapping[str, str], ca_file: str | None) -> dict[str, str]:
+    """Return the headers of the answer to HEAD, names in small letters; none if it fails. Blocks.
+
+    Args:
+        url: of HTTP or HTTPS; it may hold credentials, and is shown nowhere.
+        sent: headers of the request.
+        ca_file: path of certificates that are trusted beside the usual ones.
+    """
+    try:
+        request = urllib.request.Request(url, headers=dict(sent), method="HEAD")  # noqa: S310
+        context = ssl.create_default_context()
+        if ca_file is not None:
+            context.load_verify_locations(ca_file)
+        with urllib.request.urlopen(request, timeout=_TIMEOUT, context=context) as answer:  # noqa: S310
+            return {name.lower(): value for name, value in answer.headers.items()}
+    except (OSError, HTTPException, ValueError):
+        return {}
