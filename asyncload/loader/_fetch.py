@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 
 FILES_AT_ONCE = 16  # files open together: of small ones, that is as many requests
 PIECES_AT_ONCE = 32  # in memory
+_LEAST_PIECE = 64 << 10  # bytes
 _THREADS = 6  # that write, and wait for the disk
 _SAVE_EVERY = 1.0  # seconds; what a killed process had fetched since then is fetched again
 _LOCK_POLL = 0.05  # seconds
@@ -131,18 +132,18 @@ class Fetch:
         self._verifies = options.verify
         self._emit = emit
         self._folder = Folder(options.folder)
-        self._piece = piece
         self._threads: Executor | None = None
         self._copies: dict[str, _Copy] = {}
         self._buffers: list[memoryview] = []
         self._slots = asyncio.Semaphore(PIECES_AT_ONCE)
+        # What a listing says of sizes may be nothing, or no longer true.
         largest = max((file.size for file in choice.files), default=0)
-        self._buffer_size = max(min(piece, largest), 1)
+        self._piece = max(min(piece, largest), _LEAST_PIECE)
 
     @property
     def memory(self) -> int:
         """Bytes that reading takes at most."""
-        return min(PIECES_AT_ONCE * self._buffer_size, self._choice.nbytes)
+        return PIECES_AT_ONCE * self._piece
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -295,7 +296,7 @@ class Fetch:
     async def _drain(self, reader: Reader, part: Part, waiting: Iterator[Range]) -> None:
         for start, stop in waiting:
             async with self._slots:
-                buffer = self._buffers.pop() if self._buffers else _buffer(self._buffer_size)
+                buffer = self._buffers.pop() if self._buffers else _buffer(self._piece)
                 data = buffer[: stop - start]
                 await reader.read_into(start, [data])
                 await self._run(self._folder.write, part, start, data)
@@ -385,9 +386,12 @@ class Fetch:
         return [self._copies[name] for name in names if name in self._copies]
 
     async def _finish(self, copy: _Copy) -> None:
-        async with copy.lock:
-            part = copy.part
-            if part is not None:
+        # A cancel waits: what is in its place has no notes of what is missing.
+        with anyio.CancelScope(shield=True):
+            async with copy.lock:
+                part = copy.part
+                if part is None:
+                    return
                 await self._run(lambda: self._folder.finish(part, replace=self._overwrite))
                 copy.part = None
                 part.close()

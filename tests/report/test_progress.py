@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from asyncload.events import (
+    BytesWritten,
     Event,
     FellBack,
     Finished,
@@ -53,6 +54,18 @@ def test_bytes_rate_and_stage() -> None:
     assert "2.0 MB / 8.0 MB" in text
     assert "4.0 MB/s" in text
     assert "read" in text
+
+
+def test_what_an_earlier_fetch_brought_makes_no_rate() -> None:
+    text = draw(
+        Started(uri=URI, time=10.0),
+        Indexed(uri=URI, format="files", tensors=0, nbytes=8_000_000, time=10.5),
+        StageStarted(uri=URI, stage="fetch", time=10.5),
+        BytesWritten(uri=URI, name="a", nbytes=5_000_000, fetched=False, time=10.6),
+        BytesWritten(uri=URI, name="a", nbytes=1_000_000, fetched=True, time=11.0),
+    )
+    assert "6.0 MB / 8.0 MB" in text
+    assert "2.0 MB/s" in text
 
 
 def test_before_the_index_the_total_is_unknown() -> None:
