@@ -11,6 +11,7 @@ A map of the house; each room imports only from rooms above it::
     pipeline/    the overlap: Manifest -> reads -> bytes in place -> decoded tensors
     materialize/ tensors and documents -> models, signatures; the only room with TensorFlow
     loader/      Loader, Load, and the functions below
+    serving/     ModelSlot: models that are used while others arrive
     report/      progress bar and timeline, from events alone
     cli          the ``asyncload`` command
 
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
         Corrupt,
         DecodeError,
         FormatError,
+        LeaseTimeout,
         LoaderClosed,
         MemoryLimitExceeded,
         MismatchError,
         NotFound,
+        ServingClosed,
+        ServingError,
+        SlotEmpty,
         SourceChanged,
         SourceError,
+        SwapRefused,
+        SwapSuperseded,
         TooLarge,
         TransferFailed,
         UnknownFormat,
@@ -64,6 +71,7 @@ if TYPE_CHECKING:
     from .loader._weights import Weights
     from .manifest import Manifest, TensorEntry
     from .materialize.served import Signature, Signatures
+    from .serving._slot import ModelSlot
 
 _HOMES = {
     "errors": (
@@ -72,12 +80,18 @@ _HOMES = {
         "Corrupt",
         "DecodeError",
         "FormatError",
+        "LeaseTimeout",
         "LoaderClosed",
         "MemoryLimitExceeded",
         "MismatchError",
         "NotFound",
+        "ServingClosed",
+        "ServingError",
+        "SlotEmpty",
         "SourceChanged",
         "SourceError",
+        "SwapRefused",
+        "SwapSuperseded",
         "TooLarge",
         "TransferFailed",
         "UnknownFormat",
@@ -107,6 +121,7 @@ _HOMES = {
     "loader._weights": ("Weights",),
     "manifest": ("Manifest", "TensorEntry"),
     "materialize.served": ("Signature", "Signatures"),
+    "serving._slot": ("ModelSlot",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -119,6 +134,7 @@ __all__ = [
     "Fetched",
     "FetchedFile",
     "FormatError",
+    "LeaseTimeout",
     "ListEntry",
     "Load",
     "Loader",
@@ -126,14 +142,20 @@ __all__ = [
     "Manifest",
     "MemoryLimitExceeded",
     "MismatchError",
+    "ModelSlot",
     "NotFound",
     "Observer",
     "PartResult",
     "Progress",
+    "ServingClosed",
+    "ServingError",
     "Signature",
     "Signatures",
+    "SlotEmpty",
     "SourceChanged",
     "SourceError",
+    "SwapRefused",
+    "SwapSuperseded",
     "TensorEntry",
     "TooLarge",
     "TransferFailed",

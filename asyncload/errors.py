@@ -18,7 +18,13 @@
     ├── MismatchError                weights and model do not fit: every tensor (also ValueError)
     ├── WouldOverwrite               a fetch would replace another file  (also FileExistsError)
     ├── MemoryLimitExceeded          the memory for a load cannot be had  (also MemoryError)
-    └── LoaderClosed                 the Loader was closed           (also RuntimeError)
+    ├── LoaderClosed                 the Loader was closed           (also RuntimeError)
+    └── ServingError                 a ModelSlot or a ModelCache cannot do what it was asked
+        ├── SlotEmpty                the slot has no model, and none is on its way
+        ├── SwapRefused              the caller's own check refused the new model
+        ├── SwapSuperseded           a later swap took this one's place
+        ├── LeaseTimeout             leases were held for longer than was waited (also TimeoutError)
+        └── ServingClosed            the slot or the cache was closed   (also RuntimeError)
 
 Each message says which URI, which tensor where there is one, what was expected and
 found, and what to do. Errors of other libraries are translated where they enter, and
@@ -35,12 +41,18 @@ __all__ = [
     "Corrupt",
     "DecodeError",
     "FormatError",
+    "LeaseTimeout",
     "LoaderClosed",
     "MemoryLimitExceeded",
     "MismatchError",
     "NotFound",
+    "ServingClosed",
+    "ServingError",
+    "SlotEmpty",
     "SourceChanged",
     "SourceError",
+    "SwapRefused",
+    "SwapSuperseded",
     "TooLarge",
     "TransferFailed",
     "UnknownFormat",
@@ -142,3 +154,34 @@ class MemoryLimitExceeded(AsyncloadError, MemoryError):
 
 class LoaderClosed(AsyncloadError, RuntimeError):
     """The Loader was closed before or during the call."""
+
+
+class ServingError(AsyncloadError):
+    """A `ModelSlot` or a `ModelCache` cannot do what it was asked."""
+
+
+class SlotEmpty(ServingError):
+    """The slot has no model to lease, and none is on its way."""
+
+
+class SwapRefused(ServingError):
+    """The caller's own check refused the new model; what it raised is the cause."""
+
+
+class SwapSuperseded(ServingError):
+    """A later swap of the same slot took this one's place."""
+
+
+class LeaseTimeout(ServingError, TimeoutError):
+    """Leases were held for longer than was waited; the message says by whom.
+
+    Attributes:
+        switched: whether the new model serves nevertheless, and only the old one's memory is not
+            given back yet.
+    """
+
+    switched = False
+
+
+class ServingClosed(ServingError, RuntimeError):
+    """The slot or the cache was closed before or during the call."""

@@ -1,4 +1,4 @@
-"""What a load reports while it runs.
+"""What a load reports while it runs, and a `ModelSlot` while it serves.
 
 Events are frozen, cheap, and carry the time at which they were made. An `Observer` sees
 each of them on the loop's thread and must return at once; `Load.events()` gives the same
@@ -19,9 +19,12 @@ __all__ = [
     "Indexed",
     "Observer",
     "Progress",
+    "Retired",
     "StageEnded",
     "StageStarted",
     "Started",
+    "SwapFailed",
+    "Switched",
     "TensorReady",
     "advance",
 ]
@@ -133,6 +136,45 @@ class Finished(Event):
     """
 
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switched(Event):
+    """A slot gives new leases another model from now on: the one of ``uri``.
+
+    Attributes:
+        version: its number, if it has one.
+        previous: URI of the model that served before, without credentials; ``None`` for the first.
+    """
+
+    version: int | None
+    previous: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retired(Event):
+    """The last lease of a model that a slot no longer serves has ended, and it was dropped.
+
+    Attributes:
+        version: its number, if it has one.
+        nbytes: of its tensors.
+    """
+
+    version: int | None
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapFailed(Event):
+    """A slot could not bring a model, and serves what it served before.
+
+    Attributes:
+        version: its number, if it has one.
+        error: the type's name, and its message.
+    """
+
+    version: int | None
+    error: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,19 +29,21 @@ FLOORS = {
     "pipeline": 2,
     "materialize": 3,
     "loader": 4,
+    "serving": 4,
     "report": 4,
     "cli": 5,
     "_demo": 5,
     "_probe": 5,
 }
-# Seams on one floor that are meant: the words build on one another, the command runs the demo, and
-# formats check and decode what they index, as codecs do what is loaded.
+# Seams on one floor that are meant: the words build on one another, the command runs the demo,
+# formats check and decode what they index, as codecs do what is loaded, and slots use a Loader.
 NEIGHBOURS = {
     ("interfaces", "manifest"),
     ("interfaces", "errors"),
     ("cli", "_demo"),
     ("_demo", "_probe"),
     ("formats", "codecs"),
+    ("serving", "loader"),
 }
 TENSORFLOW = {"tensorflow", "keras"}
 # One room uses them; the demo loads with Keras itself, to compare.

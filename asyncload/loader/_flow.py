@@ -131,6 +131,11 @@ class Flow:
                 with self._stage("fetch"):
                     return await fetch.run()
 
+    async def names(self) -> list[str] | None:
+        """Return the names in the folder; ``None`` where the URI names a file."""
+        async with self._opened():
+            return await self._source.list()
+
     async def weights(self, *, verify: bool) -> Weights:
         """Read every tensor, and compare the checksums that they have, if ``verify``."""
         async with self._opened():

@@ -94,6 +94,7 @@ class Loader(Files):
     ) -> None:
         self._storage_options = merge_options({}, storage_options)
         limit = int(physical_memory() * _MEMORY_SHARE) if memory is None else parse_size(memory)
+        self._memory = limit
         self._resources = Resources(
             workers=Workers(executor, processes=processes),
             slabs=SlabPool(),
@@ -131,6 +132,11 @@ class Loader(Files):
             self._host = asyncio.create_task(self._live(), name="asyncload-loader")
         with anyio.CancelScope(shield=True):
             await asyncio.wait([self._host])
+
+    @property
+    def memory(self) -> int:
+        """Bytes that all loads together may have in flight or hold."""
+        return self._memory
 
     @property
     def closed(self) -> bool:
@@ -326,6 +332,25 @@ class Loader(Files):
         Raises: as `load` does, but for `MismatchError` and `MemoryLimitExceeded`.
         """
         return await self._start(uri, lambda flow: flow.inspect(), storage_options=storage_options)
+
+    async def names(
+        self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
+    ) -> list[str] | None:
+        """Return the names of files and folders in the folder that a URI names.
+
+        Args:
+            uri: as `load` takes it; of any folder of a store that lists its folders (HTTP does
+                not).
+            storage_options: as `load` takes them.
+
+        Returns:
+            The names, sorted; ``None`` where the URI names a file.
+
+        Raises:
+            SourceError: the folder is not there, or cannot be listed.
+            LoaderClosed: the Loader is, or was, closed.
+        """
+        return await self._start(uri, lambda flow: flow.names(), storage_options=storage_options)
 
     async def stream(
         self, uri: URI, *, storage_options: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@
 """
 
 from ._job import PARSE_LIMITS, Limits
-from ._threads import in_own_thread
+from ._threads import in_own_thread, to_its_end
 from ._workers import Workers
 
-__all__ = ["PARSE_LIMITS", "Limits", "Workers", "in_own_thread"]
+__all__ = ["PARSE_LIMITS", "Limits", "Workers", "in_own_thread", "to_its_end"]

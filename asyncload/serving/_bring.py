@@ -1,0 +1,87 @@
+"""Loading for a slot: a model is loaded, checked, and retired when nobody holds it any more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asyncload.errors import SwapRefused
+from asyncload.events import Retired
+from asyncload.loader._load import Load
+from asyncload.loader._loader import Loader
+from asyncload.loader._options import LoadKeywords
+
+from ._lease import Generation
+from ._ledger import Entry, Ledger, describe
+
+__all__ = ["Bringer", "Check"]
+
+Check = Callable[[Any], Awaitable[object]]
+
+
+class Bringer:
+    """Loads the models of one slot, and drops them.
+
+    Args:
+        loader: does it.
+        options: of each load.
+        check: called with each new model; what it raises refuses the model.
+        ledger: where it is noted.
+    """
+
+    def __init__(
+        self, loader: Loader, options: LoadKeywords, check: Check | None, ledger: Ledger
+    ) -> None:
+        self._loader = loader
+        self._options = options
+        self._check = check
+        self._ledger = ledger
+
+    async def look(self, entry: Entry) -> None:
+        """Read the index of what is to be loaded, and none of its tensors.
+
+        Raises: as `Loader.inspect` does.
+        """
+        storage = self._options.get("storage_options")
+        await self._loader.inspect(entry.target.uri, storage_options=storage)
+
+    async def bring(self, entry: Entry, *, check: bool = True) -> Generation:
+        """Load a model, and have it checked.
+
+        Args:
+            entry: says what; its line in the ledger is kept up.
+            check: whether the caller's own check is asked.
+
+        Raises:
+            SwapRefused: the check raised.
+            Exception: as `Loader.load` does.
+        """
+        entry.state = "loading"
+        load: Load[Any] = self._loader.prefetch(entry.target.uri, **self._options)
+        generation = Generation(await load, entry.target, load.progress.bytes_total or 0)
+        entry.generation = generation
+        if check and self._check is not None:
+            try:
+                await self._check(generation.model)
+            except Exception as error:
+                raise SwapRefused(
+                    f"was refused by the slot's check ({describe(error)}); what served before "
+                    "goes on serving",
+                    uri=entry.target.shown,
+                ) from error
+        return generation
+
+    async def retire(self, generation: Generation) -> None:
+        """Drop a model once its last lease has ended."""
+        entry = self._ledger.entry_of(generation)
+        if entry is not None:
+            entry.state = "unloading"
+        await generation.unheld()
+        generation.model = None
+        generation.gone.set()
+        if entry is not None:
+            self._ledger.end(entry)
+        target = generation.target
+        self._ledger.emit(
+            Retired(uri=target.shown, version=target.version, nbytes=generation.nbytes)
+        )

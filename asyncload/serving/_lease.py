@@ -1,0 +1,182 @@
+"""`Lease`, the right to use a model for a while, and `Generation`, the model that it is of."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+from asyncload.errors import LeaseTimeout
+from asyncload.sources import normalise
+
+__all__ = ["Generation", "Lease", "Lessor", "Target", "holders"]
+
+_NAMED = 5  # holders in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be loaded.
+
+    Attributes:
+        uri: as the Loader takes it.
+        version: its number, if it has one.
+    """
+
+    uri: str = field(repr=False)
+    version: int | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URI for messages, without credentials."""
+        return normalise(self.uri)
+
+
+class Generation:
+    """One model that was loaded, and the leases that hold it; of the loop's thread.
+
+    Args:
+        model: what the Loader returned.
+        target: what it was loaded from.
+        nbytes: of the tensors that were read for it.
+
+    Attributes:
+        gone: set once it was retired, and its model dropped.
+    """
+
+    __slots__ = ("_unheld", "gone", "leases", "model", "nbytes", "target")
+
+    def __init__(self, model: Any, target: Target, nbytes: int) -> None:
+        self.model = model
+        self.target = target
+        self.nbytes = nbytes
+        self.gone = asyncio.Event()
+        self.leases: set[Lease] = set()
+        self._unheld: asyncio.Event | None = None  # made for whoever waits
+
+    def release(self, lease: Lease) -> None:
+        """Let a lease go."""
+        self.leases.discard(lease)
+        if self._unheld is not None and not self.leases:
+            self._unheld.set()
+
+    async def unheld(self, patience: float | None = None) -> None:
+        """Wait until no lease holds it.
+
+        Args:
+            patience: seconds; ``None`` for as long as it takes.
+
+        Raises:
+            LeaseTimeout: leases still hold it then.
+        """
+        if not self.leases:
+            return
+        if self._unheld is None:
+            self._unheld = asyncio.Event()
+        try:
+            async with asyncio.timeout(patience):
+                while self.leases:
+                    self._unheld.clear()
+                    await self._unheld.wait()
+        except TimeoutError:
+            raise LeaseTimeout(
+                f"is still leased after {patience:.6g} s of waiting, by {holders(self.leases)}. "
+                "Leave the `async with slot.lease()` block as soon as the answer is there.",
+                uri=self.target.shown,
+            ) from None
+
+
+class Lessor(Protocol):
+    """Where a `Lease` gets its model."""
+
+    @property
+    def current(self) -> Generation | None:
+        """What a lease gets that asks for nothing special, if it is there."""
+        ...
+
+    async def find(self, version: int | None) -> Generation:
+        """Return a model, once there is one."""
+        ...
+
+
+class Lease:
+    """The right to use a model for the time of an ``async with`` block, which gives the model.
+
+    Attributes:
+        task: name of the task that holds it; ``""`` before and after.
+        seconds: for how long it has been held.
+    """
+
+    __slots__ = ("_generation", "_lessor", "_since", "_task", "_wanted")
+
+    def __init__(self, lessor: Lessor, version: int | None = None) -> None:
+        self._lessor = lessor
+        self._wanted = version
+        self._generation: Generation | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._since = 0.0
+
+    async def __aenter__(self) -> Any:
+        if self._generation is not None:
+            raise RuntimeError("this lease is held already; ask for another with lease()")
+        generation = self._lessor.current
+        if generation is None or self._wanted is not None:
+            generation = await self._lessor.find(self._wanted)
+        # Nothing is awaited from here on: what was found cannot be retired before it is held.
+        self._task = asyncio.current_task()
+        self._since = time.monotonic()
+        self._generation = generation
+        generation.leases.add(self)
+        return generation.model
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        generation, self._generation = self._generation, None
+        self._task = None
+        if generation is not None:
+            generation.release(self)
+
+    @property
+    def uri(self) -> str | None:
+        """What the model was loaded from, without credentials; ``None`` unless it is held."""
+        return None if self._generation is None else self._generation.target.shown
+
+    @property
+    def version(self) -> int | None:
+        """The model's version, if it has one and the lease is held."""
+        return None if self._generation is None else self._generation.target.version
+
+    @property
+    def task(self) -> str:
+        """Name of the task that holds it; empty unless it is held."""
+        return "" if self._task is None else self._task.get_name()
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been held; 0 unless it is."""
+        return 0.0 if self._generation is None else time.monotonic() - self._since
+
+    def is_of(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether this task holds it."""
+        return task is not None and self._task is task
+
+    def __repr__(self) -> str:
+        if self._generation is None:
+            return "<Lease, not held>"
+        return f"<Lease of {self.uri} by {self.task} for {self.seconds:.3f} s>"
+
+
+def holders(leases: Iterable[Lease]) -> str:
+    """Return who holds leases and for how long, the longest first, for a message."""
+    found = sorted(leases, key=lambda lease: -lease.seconds)
+    named = [f"task {each.task!r} for {each.seconds:.1f} s" for each in found[:_NAMED]]
+    if more := len(found) - len(named):
+        named.append(f"{more} more")
+    return ", ".join(named)

@@ -1,0 +1,480 @@
+"""`ModelSlot`: a place for one model, leased to whoever answers, swapped while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, Unpack
+
+import anyio
+
+from asyncload.errors import LeaseTimeout, NotFound, ServingClosed, ServingError, UnknownFormat
+from asyncload.events import Observer
+from asyncload.formats import detect_folder
+from asyncload.loader._default import _loader as default_loader
+from asyncload.loader._loader import Loader
+from asyncload.loader._options import LoadKeywords
+from asyncload.sources import normalise
+from asyncload.workers import to_its_end
+
+from ._bring import Bringer, Check
+from ._front import Front
+from ._lease import Lease, Target, holders
+from ._ledger import Ledger, SlotStatus, Swapped, VersionStatus, describe
+from ._swaps import SwapPolicy, Swaps
+from ._versions import Base, VersionPolicy, latest, numbers, specific
+from ._watch import Watch
+
+__all__ = ["ModelSlot"]
+
+URI = str | os.PathLike[str]
+Result = TypeVar("Result")
+
+LEASE_TIMEOUT = 60.0  # seconds
+_SETTLE = 0.1  # seconds between two looks at a version before a slot opens with it
+_INTERVAL = 5.0  # seconds between looks for newer versions
+_LIMIT = 300.0  # seconds between tries that fail, at most
+
+_logger = logging.getLogger("asyncload")
+
+
+class ModelSlot:
+    """A place for one model, which is leased to whoever answers, and swapped while it serves.
+
+    Use it as an async context manager: entering loads the model, leaving waits for its leases and
+    drops it. Its methods belong to the loop's thread; what is done with a leased model may run in
+    any::
+
+        async with asyncload.ModelSlot("s3://models/resnet/", warmup=True) as slot:
+            async with slot.lease() as model:
+                answer = await asyncio.to_thread(model.predict, x)
+            answer = await slot.run(lambda model: model.predict(x))  # the same, cancelled or not
+            await slot.swap("s3://models/resnet/8")
+
+    A model is the slot's own: whoever keeps it beyond the lease, in a variable or in a thread that
+    still runs, finds its values gone or replaced.
+
+    Args:
+        uri: of one model, as `Loader.load` takes it; or a folder of versions, ``1/``, ``2/`` and so
+            on, each with a SavedModel or one file of a model in it. Folders on HTTP servers
+            cannot be listed, and so have no versions.
+        loader: loads; by default that of the running loop.
+        policy: how a swap goes. ``"availability"``: the new model is loaded beside the old one,
+            which serves until then; memory for two is needed. ``"resource"``: new leases wait, the
+            old model is dropped when its last lease has ended, then the new one is loaded. If that
+            fails, the old one is loaded again, and leases get it; if that fails too, the slot is
+            empty, and leases raise `SlotEmpty`.
+        version_policy: which versions are wanted: ``"latest"``, a number, or what `latest` and
+            `specific` of ``asyncload.serving`` make. All that are wanted are loaded; the newest
+            serves.
+        marker: name of a file that a version's folder has once it is whole.
+        check: called with each new model before it serves, an async function; whatever it raises
+            keeps the old model. Calls of the model belong into a thread, as anywhere else.
+        lease_timeout: seconds that a swap, or leaving the slot, waits for leases of the old model;
+            ``None`` for as long as they last.
+        wait: whether entering waits until a model serves, and raises if none can be loaded.
+            Otherwise it is loaded in the background, and leases wait for it.
+        observer: called with the slot's events (`Switched`, `Retired`, `SwapFailed`), on the loop's
+            thread; the Loader's own observer gets those of loads.
+        options: of each load, as `Loader.load` takes them; ``warmup=True`` is a good one.
+
+    Raises:
+        ValueError: the options contradict each other.
+    """
+
+    def __init__(
+        self,
+        uri: URI,
+        *,
+        loader: Loader | None = None,
+        policy: SwapPolicy = "availability",
+        version_policy: Literal["latest"] | int | VersionPolicy = "latest",
+        marker: str | None = None,
+        check: Check | None = None,
+        lease_timeout: float | None = LEASE_TIMEOUT,
+        wait: bool = True,
+        observer: Observer | None = None,
+        **options: Unpack[LoadKeywords],
+    ) -> None:
+        self._uri = os.fspath(uri)
+        self._versions = _version_policy(version_policy)
+        if policy not in ("availability", "resource"):
+            raise ValueError(f"policy is 'availability' or 'resource', not {policy!r}")
+        if policy == "resource" and self._versions.count > 1:
+            raise ValueError("policy='resource' keeps one model at a time; want one version")
+        self._loader = loader
+        self._policy: SwapPolicy = policy
+        self._marker = marker
+        self._check = check
+        self._lease_timeout = lease_timeout
+        self._wait = wait
+        self._options = options
+        self._ledger = Ledger(observer)
+        self._front = Front(normalise(self._uri))
+        self._swaps: Swaps | None = None
+        self._base: Base | None = None
+        self._host: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._watched = False
+
+    # --- its life ------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._host is not None:
+            raise RuntimeError("a ModelSlot is entered once; make another")
+        opened = asyncio.get_running_loop().create_future()
+        self._host = asyncio.create_task(self._live(opened), name="asyncload-slot")
+        try:
+            await opened
+            if self._wait:
+                await self._load_first()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Give no more leases, wait for those that are held, and drop the models.
+
+        A swap under way ends with `ServingClosed`. Leases that outlast ``lease_timeout`` are
+        logged, and keep their model until they end. Closing twice is fine.
+        """
+        if self._host is None or self._host.done():
+            self._front.close()
+            return
+        with anyio.CancelScope(shield=True):
+            if not self._closing.is_set() and self._swaps is not None:
+                await self._await_leases(self._swaps)
+            self._closing.set()
+            await asyncio.wait([self._host])
+
+    async def _await_leases(self, swaps: Swaps) -> None:
+        own = asyncio.current_task()
+        for generation in swaps.drop_all():
+            if any(lease.is_of(own) for lease in generation.leases):
+                continue  # whoever closes cannot wait for itself
+            try:
+                await generation.unheld(self._lease_timeout)
+            except LeaseTimeout as error:
+                _logger.warning("a slot was closed while a model of it %s", error.message)
+
+    async def _live(self, opened: asyncio.Future[None]) -> None:
+        """Hold the tasks of the slot; ends when it is closed, or when the loop cancels it."""
+        try:
+            async with anyio.create_task_group() as group:
+                loader = self._loader or default_loader()
+                bringer = Bringer(loader, self._options, self._check, self._ledger)
+                self._loader = loader
+                self._swaps = Swaps(
+                    self._front,
+                    bringer,
+                    self._ledger,
+                    policy=self._policy,
+                    keep=self._versions,
+                    lease_timeout=self._lease_timeout,
+                    start=group.start_soon,
+                )
+                if not self._wait:
+                    group.start_soon(self._load_first_quietly)
+                opened.set_result(None)
+                await self._closing.wait()
+                group.cancel_scope.cancel()
+        finally:
+            self._closing.set()
+            self._front.close()
+
+    async def _load_first_quietly(self) -> None:
+        try:
+            await self._load_first()
+        except Exception as error:  # noqa: BLE001 - noted; a swap or a watch may do better
+            why = self._ledger.error = describe(error)
+            _logger.warning("a slot could not load its first model: %s", why)
+            self._front.refuse(why)
+
+    async def _load_first(self) -> None:
+        swaps = self._opened()
+        self._base = await self._find_base()
+        if self._base is None:
+            await swaps.run(Target(self._uri))
+            return
+        found = await self._base.versions()
+        serving = await self._serve_best(swaps, self._base, found)
+        for version in self._versions.beside(serving, found):
+            await self._load_beside(swaps, self._base, self._base.target(version, found[version]))
+
+    async def _find_base(self) -> Base | None:
+        """Return the folder of versions that the URI names; ``None`` if it names a model."""
+        base = Base(
+            self._uri,
+            self._loader or default_loader(),
+            marker=self._marker,
+            storage_options=self._options.get("storage_options"),
+        )
+        storage = self._options.get("storage_options")
+        try:
+            names = await (self._loader or default_loader()).names(
+                self._uri, storage_options=storage
+            )
+        except NotFound:
+            # A checkpoint's prefix, what an HTTP server has, or a folder that is yet to come.
+            remote = self._uri.lower().startswith(("http://", "https://"))
+            return base if self._uri.endswith("/") and not remote else None
+        return None if names is None or _is_model(names) else base
+
+    async def _serve_best(self, swaps: Swaps, base: Base, found: dict[int, str]) -> int:
+        """Serve the newest version that is whole, can be loaded, and passes the check."""
+        errors: list[Exception] = []
+        for version in self._versions.order(found):
+            try:
+                target = await self._settled(base, base.target(version, found[version]))
+                await swaps.run(target)
+            except ServingClosed:
+                raise
+            except Exception as error:  # noqa: BLE001 - an older one may do; raised if none does
+                why = describe(error)
+                _logger.warning("a slot does not open with version %d: %s", version, why)
+                errors.append(error)
+            else:
+                return version
+        if errors:
+            raise errors[0]
+        raise NotFound(
+            "has no version that is wanted: expected folders named by numbers, such as "
+            f"{self._front_name}/1; found {sorted(found) or 'none'}",
+            uri=self._front_name,
+        )
+
+    async def _settled(self, base: Base, folder: Target) -> Target:
+        """Return what is to be loaded of a version, looked at twice."""
+        first = await base.look(folder)
+        await asyncio.sleep(_SETTLE)
+        if await base.look(folder) != first:
+            raise ServingError("is still being written; it is not loaded yet", uri=folder.shown)
+        return first.target
+
+    async def _load_beside(self, swaps: Swaps, base: Base, folder: Target) -> None:
+        try:
+            await swaps.beside(await base.find(folder))
+        except ServingClosed:
+            raise
+        except Exception as error:  # noqa: BLE001 - the one that serves is there
+            why = describe(error)
+            _logger.warning("a slot does not keep version %s: %s", folder.version, why)
+
+    # --- leases ----------------------------------------------------------------------------
+
+    def lease(self, version: int | None = None) -> Lease:
+        """Return a lease, for one ``async with`` block, which gives the model.
+
+        The model is neither swapped, changed nor dropped within the block. While there is none
+        because it is loaded, or makes room for the next, entering the block waits. A lease costs
+        about a microsecond; take one for each request. It belongs to the loop's thread; call the
+        model in another one, and stay in the block until that has ended. `run` does both.
+
+        Args:
+            version: one of those that are loaded; by default what serves.
+
+        Raises:
+            SlotEmpty: on entering: there is no such model, and none is on its way.
+            ServingClosed: on entering: the slot was closed.
+        """
+        return Lease(self._front, version)
+
+    async def run(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Lease the model, and call ``function(model, *args)`` in a thread.
+
+        The lease lasts until the function has ended. So it does where the caller is cancelled,
+        as web frameworks do to a request whose client has gone: the thread cannot be
+        stopped, and must not find its model replaced.
+
+        Args:
+            function: called in a thread of the loop's default executor.
+            args: its arguments after the model.
+
+        Raises:
+            SlotEmpty, ServingClosed: as `lease`.
+            Exception: what the function raised.
+        """
+        async with self.lease() as model:
+            call = functools.partial(contextvars.copy_context().run, function, model, *args)
+            del model
+            return await to_its_end(call)
+
+    # --- swaps -----------------------------------------------------------------------------
+
+    async def swap(self, to: URI | int) -> Swapped:
+        """Bring another model, and serve it.
+
+        It is loaded, checked, warmed up (``warmup=``), approved of (``check=``), and then given
+        to every new lease at once; the old one is dropped when its last lease has ended, for
+        which this waits. Until then the old one serves, or nothing does, as ``policy`` says. What
+        fails leaves the slot as it was.
+
+        Of two swaps at once the later wins, and says so in its result; the earlier raises.
+        Cancelling a swap that has not switched leaves the old model.
+
+        Args:
+            to: a URI, or the number of a version.
+
+        Returns:
+            What was swapped, and whose place that took.
+
+        Raises:
+            SwapRefused: the check refused it.
+            SwapSuperseded: a later swap took this one's place.
+            LeaseTimeout: leases of the old model outlast ``lease_timeout``. With
+                ``"availability"`` the new one serves, and `LeaseTimeout.switched` is true.
+            ServingClosed: the slot is, or was, closed.
+            Exception: as `Loader.load`.
+        """
+        swaps = self._opened()
+        if not isinstance(to, int):
+            uri = os.fspath(to)
+            version = None if self._base is None else self._base.version_of(uri)
+            return await swaps.run(Target(uri, version))
+        return await swaps.run(await self._version(to))
+
+    async def rollback(self) -> Swapped:
+        """Swap back to what served before; again, to what served before that, and so on.
+
+        It is immediate where the version policy has kept that model loaded. A `watch` does not
+        undo it: that switches to versions alone that are newer than all that have served.
+
+        Raises:
+            ServingError: nothing served before.
+            Exception: as `swap`.
+        """
+        return await self._opened().back()
+
+    async def watch(
+        self, *, interval: float = _INTERVAL, limit: float = _LIMIT
+    ) -> AsyncGenerator[int, None]:
+        """Follow the newest version: look for one, swap to it, and yield its number.
+
+        A version is switched to once two looks, ``interval`` apart, have found it whole and the
+        same: its marker there, if the slot has one, and all of its files, with the same sizes and
+        times of change. Whatever fails is logged, stands in `versions` and `status`, and is tried
+        again, after twice as long each time. The iteration ends when the slot is closed.
+
+        Args:
+            interval: seconds between looks.
+            limit: seconds between tries that fail, at most.
+
+        Raises:
+            ServingError: the slot's URI is that of one model, or is watched already.
+            LoaderClosed: the Loader was closed.
+        """
+        swaps = self._opened()
+        while self._base is None:  # a slot that was not waited for may not know yet
+            self._base = await self._find_base()
+            if self._base is None:
+                raise ServingError(
+                    "is one model, and no folder of versions (1/, 2/, ...) to watch",
+                    uri=self._front_name,
+                )
+        if self._watched:
+            raise ServingError("is watched already", uri=self._front_name)
+        watch = Watch(
+            self._base,
+            self._versions,
+            swaps.run,
+            self._ledger,
+            interval=interval,
+            limit=limit,
+            served=lambda: swaps.newest,
+            closing=self._closing,
+        )
+        self._watched = True
+        try:
+            async for version in watch.follow():
+                yield version
+        finally:
+            self._watched = False
+
+    # --- what is said of it ----------------------------------------------------------------
+
+    @property
+    def versions(self) -> tuple[VersionStatus, ...]:
+        """What became of each model that was to be loaded, the last 16 that ended included."""
+        return self._ledger.statuses(self._front.current)
+
+    @property
+    def status(self) -> SlotStatus:
+        """The slot at this moment."""
+        current = self._front.current
+        target = None if current is None else current.target
+        loaded = [each.generation for each in self._ledger.living if each.generation is not None]
+        return SlotStatus(
+            ready=current is not None,
+            uri=None if target is None else target.shown,
+            version=None if target is None else target.version,
+            leases=sum(len(each.leases) for each in loaded),
+            swapping_to=None if self._swaps is None else self._swaps.under_way,
+            error=self._ledger.error,
+            closed=self._front.closed,
+        )
+
+    # --- the rest --------------------------------------------------------------------------
+
+    @property
+    def _front_name(self) -> str:
+        return normalise(self._uri).rstrip("/")
+
+    async def _version(self, version: int) -> Target:
+        if self._base is None:
+            raise ServingError(
+                f"is one model, and has no version {version}; name a URI", uri=self._front_name
+            )
+        found = await self._base.versions()
+        if version not in found:
+            raise NotFound(
+                f"has no version {version}; it has {sorted(found) or 'none'}", uri=self._front_name
+            )
+        return await self._base.find(self._base.target(version, found[version]))
+
+    def _opened(self) -> Swaps:
+        if self._closing.is_set() or self._front.closed:
+            raise ServingClosed("this slot was closed; make a new one", uri=self._front_name)
+        if self._swaps is None:
+            raise RuntimeError("enter the slot first: async with ModelSlot(...) as slot")
+        return self._swaps
+
+    def __repr__(self) -> str:
+        serving = self.status.uri or "nothing"
+        held = [lease for entry in self._ledger.living if entry.generation
+                for lease in entry.generation.leases]  # fmt: skip
+        by = f", leased by {holders(held)}" if held else ""
+        return f"<ModelSlot of {self._front_name}: {serving}{by}>"
+
+
+def _version_policy(given: Literal["latest"] | int | VersionPolicy) -> VersionPolicy:
+    if isinstance(given, VersionPolicy):
+        return given
+    if given == "latest":
+        return latest()
+    if isinstance(given, int):
+        return specific(given)
+    raise ValueError(f"version_policy is 'latest', a number, or latest(n), not {given!r}")
+
+
+def _is_model(names: Iterable[str]) -> bool:
+    """Whether a folder with these names is one model, and not a folder of versions."""
+    listed = list(names)
+    try:
+        detect_folder(listed, uri="")
+    except UnknownFormat:
+        return False
+    return not numbers(listed) or "saved_model.pb" in listed
