@@ -11,7 +11,7 @@ A map of the house; each room imports only from rooms above it::
     pipeline/    the overlap: Manifest -> reads -> bytes in place -> decoded tensors
     materialize/ tensors and documents -> models, signatures; the only room with TensorFlow
     loader/      Loader, Load, and the functions below
-    serving/     ModelSlot: models that are used while others arrive
+    serving/     ModelSlot, ModelCache: models that are used while others arrive
     report/      progress bar and timeline, from events alone
     cli          the ``asyncload`` command
 
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .loader._weights import Weights
     from .manifest import Manifest, TensorEntry
     from .materialize.served import Signature, Signatures
+    from .serving._cache import ModelCache
     from .serving._slot import ModelSlot
 
 _HOMES = {
@@ -121,6 +122,7 @@ _HOMES = {
     "loader._weights": ("Weights",),
     "manifest": ("Manifest", "TensorEntry"),
     "materialize.served": ("Signature", "Signatures"),
+    "serving._cache": ("ModelCache",),
     "serving._slot": ("ModelSlot",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -142,6 +144,7 @@ __all__ = [
     "Manifest",
     "MemoryLimitExceeded",
     "MismatchError",
+    "ModelCache",
     "ModelSlot",
     "NotFound",
     "Observer",

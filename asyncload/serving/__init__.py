@@ -2,6 +2,7 @@
 
 - ``_slot``     `ModelSlot`: one model to lease, swapped while it serves
 - ``_cache``    `ModelCache`: many models by URI, the least recently used one dropped first
+- ``_lru``      which of them goes
 - ``_lease``    `Lease`, and `Generation`: a model that was loaded, and who holds it
 - ``_front``    what a new lease gets: a model, a wait for one, or an error
 - ``_swaps``    how a slot goes from one model to the next; one at a time, the later wins
@@ -16,7 +17,19 @@ availability-preserving and resource-preserving, warm-up, and the states of a ve
 
 from __future__ import annotations
 
+from ._cache import CachedModel, CacheStatus
+from ._lease import Lease
 from ._ledger import SlotStatus, Swapped, VersionStatus
 from ._versions import VersionPolicy, latest, specific
 
-__all__ = ["SlotStatus", "Swapped", "VersionPolicy", "VersionStatus", "latest", "specific"]
+__all__ = [
+    "CacheStatus",
+    "CachedModel",
+    "Lease",
+    "SlotStatus",
+    "Swapped",
+    "VersionPolicy",
+    "VersionStatus",
+    "latest",
+    "specific",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
@@ -42,26 +42,38 @@ class Generation:
         model: what the Loader returned.
         target: what it was loaded from.
         nbytes: of the tensors that were read for it.
+        on_unheld: called whenever its last lease has ended.
 
     Attributes:
         gone: set once it was retired, and its model dropped.
     """
 
-    __slots__ = ("_unheld", "gone", "leases", "model", "nbytes", "target")
+    __slots__ = ("_on_unheld", "_unheld", "gone", "leases", "model", "nbytes", "target")
 
-    def __init__(self, model: Any, target: Target, nbytes: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        target: Target,
+        nbytes: int,
+        *,
+        on_unheld: Callable[[], None] | None = None,
+    ) -> None:
         self.model = model
         self.target = target
         self.nbytes = nbytes
         self.gone = asyncio.Event()
         self.leases: set[Lease] = set()
+        self._on_unheld = on_unheld
         self._unheld: asyncio.Event | None = None  # made for whoever waits
 
     def release(self, lease: Lease) -> None:
         """Let a lease go."""
         self.leases.discard(lease)
-        if self._unheld is not None and not self.leases:
-            self._unheld.set()
+        if not self.leases:
+            if self._unheld is not None:
+                self._unheld.set()
+            if self._on_unheld is not None:
+                self._on_unheld()
 
     async def unheld(self, patience: float | None = None) -> None:
         """Wait until no lease holds it.
