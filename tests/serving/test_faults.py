@@ -30,7 +30,7 @@ def workers() -> list[int]:
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # one that was killed is gone, or a zombie yet
-            if "tracker" not in " ".join(child.cmdline()):
+            if "popen_loky" in " ".join(child.cmdline()):
                 found.append(child.pid)
     return found
 
