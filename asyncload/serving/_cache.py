@@ -224,7 +224,7 @@ class ModelCache:
                 uri=Target(gone[0]).shown,
             )
 
-    def evict(self, uri: URI) -> bool:
+    async def evict(self, uri: URI) -> bool:
         """Drop a model, unless it is leased or waited for; return whether it is not there now."""
         cached = self._models.get(os.fspath(uri))
         if cached is not None and cached.share.idle:
