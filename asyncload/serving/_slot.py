@@ -13,7 +13,14 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 
 import anyio
 
-from asyncload.errors import LeaseTimeout, NotFound, ServingClosed, ServingError, UnknownFormat
+from asyncload.errors import (
+    LeaseTimeout,
+    NotFound,
+    ServingClosed,
+    ServingError,
+    SwapSuperseded,
+    UnknownFormat,
+)
 from asyncload.events import Observer
 from asyncload.formats import detect_folder
 from asyncload.loader._default import _loader as default_loader
@@ -120,6 +127,7 @@ class ModelSlot:
         self._base: Base | None = None
         self._host: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._begun = asyncio.Event()  # the first load has ended, well or not
         self._watched = False
 
     # --- its life ------------------------------------------------------------------------
@@ -194,15 +202,21 @@ class ModelSlot:
                 group.cancel_scope.cancel()
         finally:
             self._closing.set()
+            self._begun.set()
             self._front.close()
 
     async def _load_first_quietly(self) -> None:
         try:
             await self._load_first()
+        except SwapSuperseded:
+            pass  # the caller has chosen another
         except Exception as error:  # noqa: BLE001 - noted; a swap or a watch may do better
             why = self._ledger.error = describe(error)
             _logger.warning("a slot could not load its first model: %s", why)
-            self._front.refuse(why)
+            if self._front.current is None and self.status.swapping_to is None:
+                self._front.refuse(why)
+        finally:
+            self._begun.set()
 
     async def _load_first(self) -> None:
         swaps = self._opened()
@@ -240,8 +254,8 @@ class ModelSlot:
         for version in self._versions.order(found):
             try:
                 target = await self._settled(base, base.target(version, found[version]))
-                await swaps.run(target)
-            except ServingClosed:
+                await swaps.run(target, more=True)
+            except (ServingClosed, SwapSuperseded):
                 raise
             except Exception as error:  # noqa: BLE001 - an older one may do; raised if none does
                 why = describe(error)
@@ -378,13 +392,17 @@ class ModelSlot:
             LoaderClosed: the Loader was closed.
         """
         swaps = self._opened()
-        while self._base is None:  # a slot that was not waited for may not know yet
+        if not self._wait:
+            await self._begun.wait()  # or the two would take each other's place
+        if self._closing.is_set():
+            return
+        if self._base is None:
             self._base = await self._find_base()
-            if self._base is None:
-                raise ServingError(
-                    "is one model, and no folder of versions (1/, 2/, ...) to watch",
-                    uri=self._front_name,
-                )
+        if self._base is None:
+            raise ServingError(
+                "is one model, and no folder of versions (1/, 2/, ...) to watch",
+                uri=self._front_name,
+            )
         if self._watched:
             raise ServingError("is watched already", uri=self._front_name)
         watch = Watch(

@@ -43,11 +43,13 @@ class _Attempt:
     Args:
         entry: what it is to bring.
         back: whether it goes back to what served before.
+        more: whether another one follows if it fails, so that leases of an empty slot wait on.
     """
 
-    def __init__(self, entry: Entry, *, back: bool = False) -> None:
+    def __init__(self, entry: Entry, *, back: bool = False, more: bool = False) -> None:
         self.entry = entry
         self.back = back
+        self.more = more
         self.scope = anyio.CancelScope()
         self.superseded: str | None = None  # what an earlier one was to bring
         self.outcome: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
@@ -126,10 +128,10 @@ class Swaps:
         latest = self._latest
         return None if latest is None or latest.outcome.done() else latest.entry.target.shown
 
-    async def run(self, target: Target, *, back: bool = False) -> Swapped:
-        """Swap; see `ModelSlot.swap`."""
+    async def run(self, target: Target, *, back: bool = False, more: bool = False) -> Swapped:
+        """Swap; see `ModelSlot.swap`, and `_Attempt` for the arguments."""
         self._refuse_own_leases()
-        attempt = _Attempt(self._ledger.begin(target), back=back)
+        attempt = _Attempt(self._ledger.begin(target), back=back, more=more)
         earlier, self._latest = self._latest, attempt
         if earlier is not None:
             attempt.superseded = earlier.give_way(target)
@@ -254,7 +256,7 @@ class Swaps:
         if not attempt.overtaken:
             if self._lost is not None:
                 await self._restore(error)
-            elif self._front.current is None:
+            elif self._front.current is None and not attempt.more:
                 self._front.refuse(describe(error))
         attempt.fail(error)
 

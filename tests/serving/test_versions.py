@@ -397,6 +397,36 @@ async def test_a_slot_that_was_empty_gets_its_first_version(
             assert await served(slot) == 1
 
 
+async def test_a_watch_waits_for_the_first_load(loader: asyncload.Loader, saved: Path) -> None:
+    async with ModelSlot(saved, loader=loader, wait=False) as slot, following(slot) as follow:
+        assert await served(slot) == 5
+        await asyncio.sleep(3 * INTERVAL)
+        assert follow.versions == []
+        assert [each.state for each in slot.versions] == ["available"]
+
+
+async def test_leases_wait_while_a_slot_tries_older_versions(
+    loader: asyncload.Loader, saved: Path, tmp_path: Path
+) -> None:
+    async def check(model: Any) -> None:
+        if await asyncio.to_thread(version_of, model) > 1:
+            raise ValueError("no")
+
+    base = copy(saved, tmp_path / "base", 1, 2, 3)
+    async with ModelSlot(base, loader=loader, wait=False, check=check) as slot:
+        assert await served(slot) == 1
+
+
+async def test_a_watch_of_a_slot_that_closes_while_it_loads(
+    loader: asyncload.Loader, saved: Path
+) -> None:
+    async with ModelSlot(saved, loader=loader, wait=False) as slot:
+        task = Following(slot).task
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await task
+
+
 async def test_the_watch_ends_with_its_slot(loader: asyncload.Loader, saved: Path) -> None:
     async with ModelSlot(saved, loader=loader) as slot:
         task = Following(slot).task
