@@ -11,12 +11,20 @@ from asyncload.loader._load import Load
 from asyncload.loader._loader import Loader
 from asyncload.loader._options import LoadKeywords
 
-from ._lease import Generation
+from ._lease import Generation, Target
 from ._ledger import Entry, Ledger, describe
 
-__all__ = ["Bringer", "Check"]
+__all__ = ["Bringer", "Check", "begin"]
 
 Check = Callable[[Any], Awaitable[object]]
+
+
+def begin(loader: Loader, target: Target, options: LoadKeywords) -> Load[Any]:
+    """Begin to load a model that will be the slot's or the cache's own, to be emptied some day.
+
+    So nobody else may be given the same object.
+    """
+    return loader.prefetch(target.uri, **options)
 
 
 class Bringer:
@@ -57,7 +65,7 @@ class Bringer:
             Exception: as `Loader.load` does.
         """
         entry.state = "loading"
-        load: Load[Any] = self._loader.prefetch(entry.target.uri, **self._options)
+        load = begin(self._loader, entry.target, self._options)
         generation = Generation(await load, entry.target, load.progress.bytes_total or 0)
         entry.generation = generation
         if check and self._check is not None:

@@ -18,6 +18,7 @@ from asyncload.loader._options import LoadKeywords
 from asyncload.loader._parts import physical_memory
 from asyncload.memory import parse_size
 
+from ._bring import begin
 from ._lease import Generation, Lease, Target, holders
 from ._lru import Share, to_evict
 
@@ -312,7 +313,7 @@ class ModelCache:
         while True:
             if known is not None:
                 await self._make_room(cached, known)
-            load: Load[Any] = self._loader.prefetch(cached.target.uri, **self._options)
+            load = begin(self._loader, cached.target, self._options)
             try:
                 found = await _announced(load)
                 if found is None or found == cached.nbytes or self._take(cached, found):

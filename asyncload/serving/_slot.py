@@ -171,13 +171,15 @@ class ModelSlot:
 
     async def _await_leases(self, swaps: Swaps) -> None:
         own = asyncio.current_task()
-        for generation in swaps.drop_all():
-            if any(lease.is_of(own) for lease in generation.leases):
-                continue  # whoever closes cannot wait for itself
-            try:
-                await generation.unheld(self._lease_timeout)
-            except LeaseTimeout as error:
-                _logger.warning("a slot was closed while a model of it %s", error.message)
+        waits = [
+            generation.unheld(self._lease_timeout)
+            for generation in swaps.drop_all()
+            # Whoever closes cannot wait for itself.
+            if not any(lease.is_of(own) for lease in generation.leases)
+        ]
+        for outcome in await asyncio.gather(*waits, return_exceptions=True):
+            if isinstance(outcome, LeaseTimeout):
+                _logger.warning("a slot was closed while a model of it %s", outcome.message)
 
     async def _live(self, opened: asyncio.Future[None]) -> None:
         """Hold the tasks of the slot; ends when it is closed, or when the loop cancels it."""
@@ -237,11 +239,8 @@ class ModelSlot:
             marker=self._marker,
             storage_options=self._options.get("storage_options"),
         )
-        storage = self._options.get("storage_options")
         try:
-            names = await (self._loader or default_loader()).names(
-                self._uri, storage_options=storage
-            )
+            names = await base.names()
         except NotFound:
             # A checkpoint's prefix, what an HTTP server has, or a folder that is yet to come.
             remote = self._uri.lower().startswith(("http://", "https://"))

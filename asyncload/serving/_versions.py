@@ -110,10 +110,19 @@ class Base:
         marker: str | None,
         storage_options: Mapping[str, Any] | None,
     ) -> None:
+        self._whole = uri
         self._uri = uri.rstrip("/")
         self._loader = loader
         self._marker = marker
         self._storage = storage_options
+
+    async def names(self) -> list[str] | None:
+        """Return what is in the folder; ``None`` if it is a file.
+
+        Raises:
+            SourceError: it cannot be listed.
+        """
+        return await self._list(self._whole)
 
     async def versions(self) -> dict[int, str]:
         """Return version -> name of its folder, of all that are there.

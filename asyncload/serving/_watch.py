@@ -107,7 +107,8 @@ class Watch:
                 except Exception as error:  # noqa: BLE001 - noted, and tried again
                     await self._pause(self._note_listing(error))
                     continue
-                self._listing.failures = 0
+                if self._listing.failures:
+                    self._listing.failures, self._ledger.error = 0, None
                 if version is None:
                     await self._pause(self._interval)
                 else:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -157,32 +158,33 @@ async def test_a_client_that_goes_away_leaves_no_lease(
         assert await ask(client, url) == 1
 
 
-async def test_the_worker(saved: Path, tmp_path: Path) -> None:
+def test_the_worker(saved: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(saved / "1", base / "1")
+    command = [sys.executable, str(ROOT / "examples" / "worker.py"), str(base), "--interval=0.05"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, str(ROOT / "examples" / "worker.py"), str(base), "--interval", "0.05"],
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=environment,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
     versions: list[int] = []
-    jobs = 0
-    async with asyncio.timeout(PATIENCE):
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         while versions[-1:] != [2]:
-            process.stdin.write(json.dumps({"id": jobs, "inputs": ONES.tolist()}).encode() + b"\n")
-            jobs += 1
-            answer = json.loads(await process.stdout.readline())
-            assert answer["id"] == jobs - 1
+            job = len(versions)
+            process.stdin.write(json.dumps({"id": job, "inputs": ONES.tolist()}) + "\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            assert answer["id"] == job
             versions.append(version_in(answer["outputs"]))
-            if jobs == 3:
+            if job == 3:
                 shutil.copytree(saved / "2", base / "2")
         process.stdin.close()
-        assert await process.stdout.read() == b""
-        assert await process.wait() == 0
+        assert process.stdout.read() == ""
+        assert process.wait(PATIENCE) == 0
     assert versions == sorted(versions)
     assert versions[0] == 1

@@ -72,7 +72,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("seconds", ["0", "0.01", "0.1"])
+@pytest.mark.parametrize("seconds", ["0", "0.05"])
 def test_the_loop_stops_during_a_prefetch(seconds: str, tmp_path: Path) -> None:
     models = [str(tmp_path / name) for name in ("small.npz", "large.npz")]
     for path, size in zip(models, (10, 3 << 20), strict=True):
