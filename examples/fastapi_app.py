@@ -16,12 +16,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from asyncload import AsyncloadError, ModelSlot, NotFound, SlotEmpty, SwapSuperseded
 
+router = APIRouter()
 log = logging.getLogger("uvicorn.error")
 
 
@@ -52,6 +53,41 @@ async def get_slot(request: Request) -> ModelSlot:
 Slot = Annotated[ModelSlot, Depends(get_slot)]
 
 
+@router.post("/predict")
+async def predict(question: Question, slot: Slot) -> dict[str, Any]:
+    """Answer rows of numbers."""
+    # The lease lasts until the thread has ended, even if the client goes away.
+    return {"outputs": await slot.run(answer, question.inputs)}
+
+
+@router.post("/swap")
+async def swap(version: int, slot: Slot) -> dict[str, Any]:
+    """Swap to a version: a number, not a URI, as a client must not choose what file is loaded."""
+    try:
+        swapped = await slot.swap(version)
+    except NotFound as error:
+        raise HTTPException(404, str(error)) from error
+    except SwapSuperseded as error:
+        raise HTTPException(409, str(error)) from error
+    except AsyncloadError as error:
+        raise HTTPException(422, str(error)) from error
+    return {"version": swapped.version, "previous": swapped.previous}
+
+
+@router.get("/healthz")
+async def alive() -> dict[str, str]:
+    """Say that the service is up."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def ready(slot: Slot) -> JSONResponse:
+    """Say whether a model is there."""
+    status = slot.status
+    content = {"version": status.version, "loading": status.swapping_to, "error": status.error}
+    return JSONResponse(content, status_code=200 if status.ready else 503)
+
+
 def make_app(models: str | None = None, interval: float = 5.0) -> FastAPI:
     """Make the service.
 
@@ -71,34 +107,7 @@ def make_app(models: str | None = None, interval: float = 5.0) -> FastAPI:
             watch.cancel()
 
     app = FastAPI(lifespan=lifespan)
-
-    @app.post("/predict")
-    async def predict(question: Question, slot: Slot) -> dict[str, Any]:
-        # The lease lasts until the thread has ended, even if the client goes away.
-        return {"outputs": await slot.run(answer, question.inputs)}
-
-    @app.post("/swap")
-    async def swap(version: int, slot: Slot) -> dict[str, Any]:
-        # A number, not a URI: a client must not choose what file is loaded.
-        try:
-            swapped = await slot.swap(version)
-        except NotFound as error:
-            raise HTTPException(404, str(error)) from error
-        except SwapSuperseded as error:
-            raise HTTPException(409, str(error)) from error
-        except AsyncloadError as error:
-            raise HTTPException(422, str(error)) from error
-        return {"version": swapped.version, "previous": swapped.previous}
-
-    @app.get("/healthz")
-    async def alive() -> dict[str, str]:
-        return {"status": "alive"}
-
-    @app.get("/readyz")
-    async def ready(slot: Slot) -> JSONResponse:
-        status = slot.status
-        content = {"version": status.version, "loading": status.swapping_to, "error": status.error}
-        return JSONResponse(content, status_code=200 if status.ready else 503)
+    app.include_router(router)
 
     @app.exception_handler(SlotEmpty)
     async def no_model(request: Request, error: SlotEmpty) -> JSONResponse:

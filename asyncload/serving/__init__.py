@@ -8,6 +8,7 @@
 - ``_swaps``    how a slot goes from one model to the next; one at a time, the later wins
 - ``_bring``    loading for a slot: load, check, and retire what nobody holds any more
 - ``_versions`` numbered folders: which there are, which are whole, which are wanted
+- ``_opening``  what a slot begins with
 - ``_watch``    following the newest version
 - ``_ledger``   what `ModelSlot.status` and `ModelSlot.versions` say
 

@@ -7,7 +7,7 @@ import contextvars
 import functools
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
@@ -19,10 +19,8 @@ from asyncload.errors import (
     ServingClosed,
     ServingError,
     SwapSuperseded,
-    UnknownFormat,
 )
 from asyncload.events import Observer
-from asyncload.formats import detect_folder
 from asyncload.loader._default import _loader as default_loader
 from asyncload.loader._loader import Loader
 from asyncload.loader._options import LoadKeywords
@@ -33,8 +31,9 @@ from ._bring import Bringer, Check
 from ._front import Front
 from ._lease import Lease, Target, holders
 from ._ledger import Ledger, SlotStatus, Swapped, VersionStatus, describe
+from ._opening import Opening
 from ._swaps import SwapPolicy, Swaps
-from ._versions import Base, VersionPolicy, latest, numbers, specific
+from ._versions import Base, VersionPolicy, latest, specific
 from ._watch import Watch
 
 __all__ = ["ModelSlot"]
@@ -43,7 +42,6 @@ URI = str | os.PathLike[str]
 Result = TypeVar("Result")
 
 LEASE_TIMEOUT = 60.0  # seconds
-_SETTLE = 0.1  # seconds between two looks at a version before a slot opens with it
 _INTERVAL = 5.0  # seconds between looks for newer versions
 _LIMIT = 300.0  # seconds between tries that fail, at most
 
@@ -135,10 +133,11 @@ class ModelSlot:
     async def __aenter__(self) -> Self:
         if self._host is not None:
             raise RuntimeError("a ModelSlot is entered once; make another")
-        opened = asyncio.get_running_loop().create_future()
-        self._host = asyncio.create_task(self._live(opened), name="asyncload-slot")
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loader = self._loader or default_loader()
+        self._host = asyncio.create_task(self._live(opened, self._loader), name="asyncload-slot")
         try:
-            await opened
+            await asyncio.wait([opened, self._host], return_when=asyncio.FIRST_COMPLETED)
             if self._wait:
                 await self._load_first()
         except BaseException:
@@ -181,13 +180,11 @@ class ModelSlot:
             if isinstance(outcome, LeaseTimeout):
                 _logger.warning("a slot was closed while a model of it %s", outcome.message)
 
-    async def _live(self, opened: asyncio.Future[None]) -> None:
+    async def _live(self, opened: asyncio.Future[None], loader: Loader) -> None:
         """Hold the tasks of the slot; ends when it is closed, or when the loop cancels it."""
         try:
             async with anyio.create_task_group() as group:
-                loader = self._loader or default_loader()
                 bringer = Bringer(loader, self._options, self._check, self._ledger)
-                self._loader = loader
                 self._swaps = Swaps(
                     self._front,
                     bringer,
@@ -221,71 +218,18 @@ class ModelSlot:
             self._begun.set()
 
     async def _load_first(self) -> None:
-        swaps = self._opened()
-        self._base = await self._find_base()
-        if self._base is None:
-            await swaps.run(Target(self._uri))
-            return
-        found = await self._base.versions()
-        serving = await self._serve_best(swaps, self._base, found)
-        for version in self._versions.beside(serving, found):
-            await self._load_beside(swaps, self._base, self._base.target(version, found[version]))
+        opening = self._opening(self._opened())
+        self._base = await opening.base()
+        await (opening.load_one() if self._base is None else opening.load_versions())
 
-    async def _find_base(self) -> Base | None:
-        """Return the folder of versions that the URI names; ``None`` if it names a model."""
+    def _opening(self, swaps: Swaps) -> Opening:
         base = Base(
             self._uri,
             self._loader or default_loader(),
             marker=self._marker,
             storage_options=self._options.get("storage_options"),
         )
-        try:
-            names = await base.names()
-        except NotFound:
-            # A checkpoint's prefix, what an HTTP server has, or a folder that is yet to come.
-            remote = self._uri.lower().startswith(("http://", "https://"))
-            return base if self._uri.endswith("/") and not remote else None
-        return None if names is None or _is_model(names) else base
-
-    async def _serve_best(self, swaps: Swaps, base: Base, found: dict[int, str]) -> int:
-        """Serve the newest version that is whole, can be loaded, and passes the check."""
-        errors: list[Exception] = []
-        for version in self._versions.order(found):
-            try:
-                target = await self._settled(base, base.target(version, found[version]))
-                await swaps.run(target, more=True)
-            except (ServingClosed, SwapSuperseded):
-                raise
-            except Exception as error:  # noqa: BLE001 - an older one may do; raised if none does
-                why = describe(error)
-                _logger.warning("a slot does not open with version %d: %s", version, why)
-                errors.append(error)
-            else:
-                return version
-        if errors:
-            raise errors[0]
-        raise NotFound(
-            "has no version that is wanted: expected folders named by numbers, such as "
-            f"{self._front_name}/1; found {sorted(found) or 'none'}",
-            uri=self._front_name,
-        )
-
-    async def _settled(self, base: Base, folder: Target) -> Target:
-        """Return what is to be loaded of a version, looked at twice."""
-        first = await base.look(folder)
-        await asyncio.sleep(_SETTLE)
-        if await base.look(folder) != first:
-            raise ServingError("is still being written; it is not loaded yet", uri=folder.shown)
-        return first.target
-
-    async def _load_beside(self, swaps: Swaps, base: Base, folder: Target) -> None:
-        try:
-            await swaps.beside(await base.find(folder))
-        except ServingClosed:
-            raise
-        except Exception as error:  # noqa: BLE001 - the one that serves is there
-            why = describe(error)
-            _logger.warning("a slot does not keep version %s: %s", folder.version, why)
+        return Opening(self._uri, base, self._versions, swaps)
 
     # --- leases ----------------------------------------------------------------------------
 
@@ -396,7 +340,7 @@ class ModelSlot:
         if self._closing.is_set():
             return
         if self._base is None:
-            self._base = await self._find_base()
+            self._base = await self._opening(swaps).base()
         if self._base is None:
             raise ServingError(
                 "is one model, and no folder of versions (1/, 2/, ...) to watch",
@@ -485,13 +429,3 @@ def _version_policy(given: Literal["latest"] | int | VersionPolicy) -> VersionPo
     if isinstance(given, int):
         return specific(given)
     raise ValueError(f"version_policy is 'latest', a number, or latest(n), not {given!r}")
-
-
-def _is_model(names: Iterable[str]) -> bool:
-    """Whether a folder with these names is one model, and not a folder of versions."""
-    listed = list(names)
-    try:
-        detect_folder(listed, uri="")
-    except UnknownFormat:
-        return False
-    return not numbers(listed) or "saved_model.pb" in listed
