@@ -128,7 +128,8 @@ def _warm_keras(model: Any, inputs: Any) -> None:
         raise CannotWarmUp("the model does not say what it takes; give it inputs with warmup=")
     try:
         zeros = [tf.zeros([size or 1 for size in spec.shape], spec.dtype) for spec in specs]
-        _call_keras(model, tf.nest.pack_sequence_as(model._inputs_struct, zeros))
+        structure = getattr(model, "_inputs_struct", specs[0])  # a Sequential has but one input
+        _call_keras(model, tf.nest.pack_sequence_as(structure, zeros))
     except (tf.errors.OpError, TypeError, ValueError) as error:
         raise CannotWarmUp(
             f"the model does not take zeros ({_short(error)}); give it inputs with warmup="

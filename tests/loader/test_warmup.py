@@ -133,9 +133,12 @@ async def test_zeros_that_do_not_do(tmp_path: Path, loader: asyncload.Loader) ->
     assert "warmup=" in reason
 
 
-async def test_a_keras_model(tmp_path: Path, loader: asyncload.Loader) -> None:
-    path = save("functional", tmp_path)
-    x = np.random.default_rng(1).random((2, 16), "float32")
+@pytest.mark.parametrize(("name", "width"), [("functional", 16), ("sequential", 8)])
+async def test_a_keras_model(
+    name: str, width: int, tmp_path: Path, loader: asyncload.Loader
+) -> None:
+    path = save(name, tmp_path)
+    x = np.random.default_rng(1).random((2, width), "float32")
     stock = keras.models.load_model(path)
     for warmup in (True, x):
         model = await loader.load(path, warmup=warmup)
