@@ -25,6 +25,7 @@ from asyncload.workers import in_own_thread
 
 from ._options import LoadOptions
 from ._stock import on_disk, own_path
+from ._to_end import run_to_end
 
 __all__ = ["Build", "Construction"]
 
@@ -178,6 +179,8 @@ class Construction:
     async def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
         """Give the model its values, and return it; see `Build.bind`."""
         await self.wait()
+        if self._options.reuse is not None:  # a model that others have
+            return await run_to_end(self._builder, self._made.bind, arrays, assets)
         return await self._on_thread(self._made.bind, arrays, assets)
 
     async def warm_up(self, model: Any, requests: bytes | None) -> None:
@@ -248,7 +251,12 @@ class _Maker:
     notice: Callable[[str], None]
 
     def build(self, kind: str) -> Build:
-        return self._saved_model() if kind == _SAVED_MODEL else self._keras(kind)
+        build = self._saved_model() if kind == _SAVED_MODEL else self._keras(kind)
+        if self.options.reuse is None:
+            return build
+        from asyncload.materialize.reuse import ReuseBuild
+
+        return ReuseBuild(build, self.options.reuse, notice=self.notice, uri=self.source.uri)
 
     def _keras(self, kind: str) -> Build:
         from asyncload.materialize.keras import ModelBuild

@@ -43,6 +43,7 @@ class KerasBuild(ABC):
         self._safe_mode = safe_mode
         self._scopes = scopes
         self._skeleton = _private.Skeleton()
+        self._named: dict[str, Any] = {}
         self._model: Any = None
 
     def wanted(self, manifest: Manifest) -> tuple[None, None]:
@@ -70,7 +71,12 @@ class KerasBuild(ABC):
         """Make the model of its config, in the skeleton."""
 
     def _knows(self, name: str) -> bool:
-        return name in self._custom_objects or _private.is_registered(name)
+        # Noted, as it also decides what a model is made of.
+        found = self._custom_objects.get(name)
+        if found is None:
+            found = _private.registered(name)
+        self._named[name] = found
+        return found is not None
 
     def load_stock(self, path: str) -> Any:
         """Load the model as Keras does: for what cannot be built the fast way.

@@ -7,7 +7,7 @@ so builds of all Loaders take turns.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import numpy.typing as npt
 from asyncload.errors import MismatchError
 
 from . import CannotBuildFast, _private
+from ._blueprint import remember
 from ._config import parse_config
+from ._keras_blueprint import CONFIG, KerasBlueprint, Recipe
 from ._keras_build import KerasBuild
-from ._trust import check_config
+from ._trust import check_config, names_in
 from ._turn import summary, turn
 
 __all__ = ["ModelBuild", "capture_scopes"]
@@ -32,6 +34,7 @@ class ModelBuild(KerasBuild):
     """One ``.keras`` model on its way; see `KerasBuild`."""
 
     suffix = ".keras"
+    _text = b""
     _config: Mapping[str, Any]
 
     def read(self, documents: Mapping[str, bytes]) -> None:
@@ -45,10 +48,33 @@ class ModelBuild(KerasBuild):
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
         """
-        self._config = parse_config(documents["config.json"], "config.json", self._uri)
-        if self._safe_mode:
-            with self._scopes():
+        self._text = documents[CONFIG]
+        self._config = parse_config(self._text, CONFIG, self._uri)
+        with self._scopes():
+            if self._safe_mode:
                 check_config(self._config, self._knows, uri=self._uri)
+            else:
+                for name in names_in(self._config, uri=self._uri):
+                    self._knows(name)
+
+    def recipe(self, text: bytes, names: Iterable[str]) -> Recipe:
+        """Return what a model of this config would be made of now.
+
+        Args:
+            text: a ``config.json``, which need not have been read.
+            names: that it has of objects that may be the caller's own.
+        """
+        with self._scopes():
+            for name in names:
+                self._knows(name)
+            return Recipe(
+                config=text,
+                compiled=self._compile,
+                safe_mode=self._safe_mode,
+                custom_objects=self._custom_objects,
+                named={name: self._named[name] for name in names},
+                settings=_private.settings(),
+            )
 
     def _deserialize(self) -> Any:
         return _private.deserialize(self._config, self._custom_objects, self._safe_mode)
@@ -68,9 +94,11 @@ class ModelBuild(KerasBuild):
         with tempfile.TemporaryDirectory(prefix="asyncload-assets-") as folder:
             where = _write_assets(assets, Path(folder)) if assets else None
             with turn(self._scopes):
-                return self._bind(arrays, where)
+                taken = self._bind(arrays, where)
+                self._remember(arrays, taken, assets)
+        return self._model
 
-    def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> Any:
+    def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> set[int]:
         store = _private.StateStore(arrays)
         loader = _private.StateLoader(store, assets)
         try:
@@ -79,12 +107,21 @@ class ModelBuild(KerasBuild):
                 if self._compile and self._config.get("compile_config") and not loader.errors:
                     self._compile_and_load(loader)
             if not loader.errors:
+                _private.detach_derived(self._model)
                 self._skeleton.finish()
         except Exception as error:
             raise CannotBuildFast(f"binding its weights raised {summary(error)}") from error
         if loader.errors:
             self._explain(loader)
-        return self._model
+        return store.taken
+
+    def _remember(
+        self, arrays: Mapping[str, Array], taken: set[int], assets: Mapping[str, bytes]
+    ) -> None:
+        state = _private.KerasState(self._model, self._skeleton.origins, arrays, taken)
+        self._skeleton.origins.clear()
+        recipe = self.recipe(self._text, self._named)
+        remember(self._model, KerasBlueprint(recipe, state, assets, self._uri))
 
     def _compile_and_load(self, loader: _private.StateLoader) -> None:
         _private.compile_as_saved(self._model, self._config, self._custom_objects, self._safe_mode)

@@ -1,0 +1,165 @@
+"""What is remembered of a Keras model that was built here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from asyncload.manifest import Manifest
+
+from . import _private
+from ._config import parse_config
+
+__all__ = ["CONFIG", "KerasBlueprint", "Recipe"]
+
+Array = npt.NDArray[Any]
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What Keras makes a model of, its weights and assets aside.
+
+    Attributes:
+        config: its ``config.json``.
+        compiled: whether what that says of its compilation is followed.
+        safe_mode: whether what could run code was refused.
+        custom_objects: name -> class or function, as the caller gave them.
+        named: every name in the config that could be of an object of the caller's own -> that, or
+            ``None``.
+        settings: of Keras.
+    """
+
+    config: bytes
+    compiled: bool
+    safe_mode: bool
+    custom_objects: Mapping[str, Any]
+    named: Mapping[str, Any]
+    settings: tuple[Any, ...]
+
+
+class KerasBlueprint:
+    """See `Blueprint`.
+
+    Args:
+        recipe: what the model was made of.
+        state: where its values are.
+        assets: that it was loaded with.
+        uri: for messages.
+    """
+
+    def __init__(
+        self, recipe: Recipe, state: _private.KerasState, assets: Mapping[str, bytes], uri: str
+    ) -> None:
+        self._recipe = recipe
+        self._state = state
+        self._assets = _digests(assets)
+        self._uri = uri
+        self.problem = state.problem
+
+    def differs(self, build: Any, documents: Mapping[str, bytes]) -> str | None:
+        """See `Blueprint`."""
+        text = documents.get(CONFIG)
+        if text is None:
+            return "what is loaded is another kind of model"
+        mine, other = self._recipe, build.recipe(text, self._recipe.named)
+        for field, name in _NAMES.items():
+            if not _same(getattr(mine, field), getattr(other, field)):
+                return f"it was loaded with other {name}"
+        if text != mine.config and not self._same_but_for_values(text):
+            return "the two have different configs"
+        return self._state.changed()
+
+    def _same_but_for_values(self, text: bytes) -> bool:
+        """Whether another config says the same, but for what is not followed or comes later."""
+        one, other = (parse_config(each, CONFIG, self._uri) for each in (self._recipe.config, text))
+        without = _without_rate if self._state.has_rate else _as_it_is
+        if not self._recipe.compiled:
+            without = _without_compilation
+        return _identical(without(one), without(other))
+
+    def wanted(self, manifest: Manifest) -> tuple[None, None]:
+        """Say that the model needs all of its file."""
+        del manifest
+        return None, None
+
+    def misfit(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> str | None:
+        """See `Blueprint`."""
+        if _digests(assets) != self._assets:
+            return "the two have different assets (vocabularies)"
+        return self._state.misfit(arrays)
+
+    def rebind(self, arrays: Mapping[str, Array], *, uri: str) -> None:
+        """See `Blueprint`."""
+        self._state.rebind(arrays)
+        self._uri = uri
+
+    def empty(self) -> None:
+        """See `Blueprint`."""
+        self._state.empty()
+
+
+_NAMES = {
+    "compiled": "compile=",
+    "safe_mode": "safe_mode=",
+    "custom_objects": "custom_objects=",
+    "named": "classes by the same names",
+    "settings": "settings of Keras",
+}
+
+
+_Config = Mapping[str, Any]
+
+
+def _as_it_is(config: _Config) -> _Config:
+    return config
+
+
+def _without_compilation(config: _Config) -> _Config:
+    return {**config, "compile_config": None}
+
+
+def _without_rate(config: _Config) -> _Config:
+    """Return a config without the learning rate, where that is but a number."""
+    match config:
+        case {"compile_config": {"optimizer": {"config": {}} as optimizer} as compilation}:
+            changed = {**compilation, "optimizer": _constant_rate_removed(optimizer)}
+            return {**config, "compile_config": changed}
+    return config
+
+
+def _constant_rate_removed(optimizer: _Config) -> _Config:
+    match optimizer["config"]:
+        case {"inner_optimizer": {"config": {}} as inner} as settings:
+            settings = {**settings, "inner_optimizer": _constant_rate_removed(inner)}
+        case {"learning_rate": float()} as settings:
+            settings = {**settings, "learning_rate": None}
+        case settings:
+            pass
+    return {**optimizer, "config": settings}
+
+
+def _same(one: Any, other: Any) -> bool:
+    if not isinstance(one, Mapping):
+        return bool(one == other)
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+
+
+def _identical(one: Any, other: Any) -> bool:
+    """Whether two parsed JSON texts say the same, to the type of each number."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(_identical(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_identical, one, other))
+    return bool(one == other)
+
+
+def _digests(assets: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: hashlib.sha256(content).digest() for name, content in assets.items()}
