@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,11 +78,14 @@ class KerasBlueprint:
 
     def _same_but_for_values(self, text: bytes) -> bool:
         """Whether another config says the same, but for what is not followed or comes later."""
+        if _without_addresses(text) == _without_addresses(self._recipe.config):
+            return True
         one, other = (parse_config(each, CONFIG, self._uri) for each in (self._recipe.config, text))
         without = _without_rate if self._state.has_rate else _as_it_is
         if not self._recipe.compiled:
             without = _without_compilation
-        return _identical(without(one), without(other))
+        comparison = _Comparison()
+        return comparison.same(without(one), without(other)) and comparison.one_to_one
 
     def wanted(self, manifest: Manifest) -> tuple[None, None]:
         """Say that the model needs all of its file."""
@@ -150,15 +154,58 @@ def _same(one: Any, other: Any) -> bool:
     return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
-def _identical(one: Any, other: Any) -> bool:
-    """Whether two parsed JSON texts say the same, to the type of each number."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(_identical(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(_identical, one, other))
-    return bool(one == other)
+# Keras marks objects that stand in several places by their address in the process that saved them.
+_SHARED = "shared_object_id"
+_ADDRESS = re.compile(rb'"shared_object_id": (\d+)')
+
+
+def _without_addresses(text: bytes) -> bytes:
+    """Return a config in which shared objects are numbered as they come."""
+    numbers: dict[bytes, bytes] = {}
+
+    def number(match: re.Match[bytes]) -> bytes:
+        return b'"shared_object_id": %s' % numbers.setdefault(match[1], b"%d" % len(numbers))
+
+    return _ADDRESS.sub(number, text)
+
+
+def _is_policy(node: Mapping[str, Any]) -> bool:
+    """Whether it stands for a dtype policy: nothing changes one, so it may as well be two."""
+    name = node.get("class_name")
+    return node.get("module") == "keras" and isinstance(name, str) and name.endswith("DTypePolicy")
+
+
+class _Comparison:
+    """Whether two parsed JSON texts describe the same objects, to the type of each number."""
+
+    def __init__(self) -> None:
+        self._same: dict[int, int] = {}  # an object that is shared in one -> that in the other
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Compare, in the order of the texts."""
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, dict):
+            return self._same_nodes(one, other)
+        if isinstance(one, list):
+            return len(one) == len(other) and all(map(self.same, one, other))
+        return bool(one == other)
+
+    def _same_nodes(self, one: _Config, other: _Config) -> bool:
+        if _is_policy(one):
+            one, other = ({k: v for k, v in each.items() if k != _SHARED} for each in (one, other))
+        if list(one) != list(other):
+            return False
+        if _SHARED in one:
+            mine, its = one[_SHARED], other[_SHARED]
+            if self._same.setdefault(mine, its) != its:
+                return False
+        return all(self.same(one[key], other[key]) for key in one if key != _SHARED)
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether nothing that is shared in the other stands for two things in the one."""
+        return len(set(self._same.values())) == len(self._same)
 
 
 def _digests(assets: Mapping[str, bytes]) -> dict[str, bytes]:
