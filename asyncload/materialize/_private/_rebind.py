@@ -14,6 +14,8 @@ from keras.src.trainers.trainer import Trainer
 from tensorflow.python.ops import gen_resource_variable_ops
 from tensorflow.python.trackable.resource import CapturableResource
 
+from asyncload.materialize._turn import in_slices
+
 from ._assign import assign_value, read_value
 from ._variables import Array, as_tensor
 
@@ -47,7 +49,7 @@ def drop(holders: Iterable[tuple[Any, int, Any]]) -> None:
         holders: handle, rank and dtype of each.
     """
     empty: dict[tuple[int, Any], Any] = {}
-    for handle, rank, dtype in holders:
+    for handle, rank, dtype in in_slices(holders):
         value = empty.get((rank, dtype))
         if value is None:
             value = empty[rank, dtype] = tf.zeros((0,) * (rank + 1), dtype)
@@ -62,7 +64,7 @@ def exchange(pairs: Sequence[tuple[Any, Any]]) -> None:
     """
     before = []
     try:
-        for holder, value in pairs:
+        for holder, value in in_slices(pairs):
             before.append((holder, read_value(holder)))
             assign_value(holder, value)
     except BaseException:
@@ -172,7 +174,7 @@ class KerasState:
 
         All values are exchanged, or none; metrics are reset before.
         """
-        pairs = [(v._value, _value(v, arrays[name])) for v, name in self._places]
+        pairs = [(v._value, _value(v, arrays[name])) for v, name in in_slices(self._places)]
         pairs += [(v._value, tensor) for v, tensor in self._kept]
         pairs += [(v._value, tf.constant([make_default_seed(), 0], v.dtype)) for v in self._seeds]
         for form in self._form:
