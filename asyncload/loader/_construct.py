@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -86,6 +86,15 @@ class Build(Protocol):
 
     def load_stock(self, path: str) -> Any:
         """Load the model as TensorFlow or Keras itself does, from a file or folder on disk."""
+        ...
+
+
+@runtime_checkable
+class Claim(Protocol):
+    """A `Build` that has a model which others may be offered later."""
+
+    def release(self) -> None:
+        """Give it up; called when the load has ended."""
         ...
 
 
@@ -213,6 +222,9 @@ class Construction:
         """Drop what is still being built; its thread finishes by itself."""
         if self._constructing is not None:
             self._constructing.cancel()
+        build: object = self._build
+        if isinstance(build, Claim):
+            build.release()
 
     async def _on_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._builder, function, *args)
@@ -253,6 +265,9 @@ class _Maker:
     def build(self, kind: str) -> Build:
         build = self._saved_model() if kind == _SAVED_MODEL else self._keras(kind)
         if self.options.reuse is None:
+            return build
+        if self.options.whole and kind == _SAVED_MODEL:
+            self.notice("a whole object is made anew; the model offered for reuse is left as it is")
             return build
         from asyncload.materialize.reuse import ReuseBuild
 

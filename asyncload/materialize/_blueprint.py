@@ -10,35 +10,28 @@ import numpy.typing as npt
 
 from asyncload.manifest import Manifest
 
-__all__ = ["Blueprint", "blueprint_of", "remember"]
+__all__ = ["Blueprint", "Match", "blueprint_of", "remember"]
 
 Array = npt.NDArray[Any]
 Wanted = tuple[Collection[str] | None, Collection[str] | None]
 
 
-class Blueprint(Protocol):
-    """What decides how a model is built, and where its values are; refers to it weakly.
+class Match(Protocol):
+    """A model, and documents that say the same of it; its methods are called in this order.
 
     All but `wanted` are called on the construction thread. What says how something differs returns
     a clause for a message, or ``None`` if nothing does.
-
-    Attributes:
-        problem: why the model can never take other values, if it cannot.
     """
 
-    problem: str | None
+    def wanted(self, manifest: Manifest) -> Wanted:
+        """Return the names of the tensors and of the assets that are needed; ``None`` for all.
 
-    def differs(self, build: Any, documents: Mapping[str, bytes]) -> str | None:
-        """Say how what a build would make of the documents differs from the model.
-
-        Args:
-            build: whose documents were not read yet.
-            documents: as `Build.read` takes them.
+        Called in any thread, even while `construct` runs.
         """
         ...
 
-    def wanted(self, manifest: Manifest) -> Wanted:
-        """Return the names of the tensors and of the assets that are needed; ``None`` for all."""
+    def construct(self) -> str | None:
+        """Compare what takes longer, while tensors are read; say how it differs."""
         ...
 
     def misfit(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> str | None:
@@ -52,6 +45,30 @@ class Blueprint(Protocol):
             arrays: that fit; variables share the memory of aligned ones until they are first
                 updated.
             uri: where they are from.
+        """
+        ...
+
+
+class Blueprint(Protocol):
+    """What decides how a model is built, and where its values are; refers to it weakly.
+
+    Attributes:
+        problem: why the model can never take other values, if it cannot.
+    """
+
+    problem: str | None
+
+    def compare(self, build: Any, documents: Mapping[str, bytes]) -> Match | str:
+        """Compare what a build would make of the documents with the model.
+
+        Args:
+            build: may read the documents, and does not construct yet.
+            documents: as `Build.read` takes them.
+
+        Returns:
+            A match; or how they differ, as a clause for a message.
+
+        Raises: as `Build.read` does.
         """
         ...
 

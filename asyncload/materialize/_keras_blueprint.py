@@ -45,7 +45,7 @@ class Recipe:
 
 
 class KerasBlueprint:
-    """See `Blueprint`.
+    """A `Blueprint`, and a `Match` of it.
 
     Args:
         recipe: what the model was made of.
@@ -63,7 +63,7 @@ class KerasBlueprint:
         self._uri = uri
         self.problem = state.problem
 
-    def differs(self, build: Any, documents: Mapping[str, bytes]) -> str | None:
+    def compare(self, build: Any, documents: Mapping[str, bytes]) -> KerasBlueprint | str:
         """See `Blueprint`."""
         text = documents.get(CONFIG)
         if text is None:
@@ -74,7 +74,7 @@ class KerasBlueprint:
                 return f"it was loaded with other {name}"
         if text != mine.config and not self._same_but_for_values(text):
             return "the two have different configs"
-        return self._state.changed()
+        return self._state.changed() or self
 
     def _same_but_for_values(self, text: bytes) -> bool:
         """Whether another config says the same, but for what is not followed or comes later."""
@@ -92,14 +92,17 @@ class KerasBlueprint:
         del manifest
         return None, None
 
+    def construct(self) -> None:
+        """Compare nothing more."""
+
     def misfit(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> str | None:
-        """See `Blueprint`."""
+        """See `Match`."""
         if _digests(assets) != self._assets:
             return "the two have different assets (vocabularies)"
         return self._state.misfit(arrays)
 
     def rebind(self, arrays: Mapping[str, Array], *, uri: str) -> None:
-        """See `Blueprint`."""
+        """See `Match`."""
         self._state.rebind(arrays)
         self._uri = uri
 

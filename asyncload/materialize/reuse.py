@@ -16,7 +16,7 @@ import numpy.typing as npt
 from asyncload.manifest import Manifest
 
 from . import _private
-from ._blueprint import Blueprint, blueprint_of
+from ._blueprint import Match, blueprint_of
 from ._turn import turn
 
 __all__ = ["ReuseBuild", "empty"]
@@ -57,7 +57,8 @@ class ReuseBuild:
         self._uri = uri
         self._documents: Mapping[str, bytes] = {}
         self._manifest: Manifest | None = None
-        self._blueprint: Blueprint | None = None
+        self._match: Match | None = None
+        self._released = False
 
     def read(self, documents: Mapping[str, bytes]) -> None:
         """Compare what the documents say with the model offered; see `Build.read`."""
@@ -72,29 +73,40 @@ class ReuseBuild:
             return "it is none that asyncload has built and that is still known"
         if not _private.reuse_path():
             return "the way to do it failed its self-test"
-        if not _claim(self._offered, self):
+        if self._released or not _claim(self._offered, self):
             return "another load has been offered it"
-        difference = blueprint.problem or blueprint.differs(self._build, self._documents)
-        if difference is None:
-            self._blueprint = blueprint
-        return difference
+        match = blueprint.problem or blueprint.compare(self._build, self._documents)
+        if isinstance(match, str):
+            return match
+        self._match = match
+        return None
 
     def _refuse(self, difference: str) -> None:
         self._notice(f"the model offered for reuse is left as it is: {difference}")
         self._let_go()
 
     def _let_go(self) -> None:
-        _release(self._offered, self)
-        self._blueprint = self._offered = None
+        self.release()
+        self._match = self._offered = None
+
+    def release(self) -> None:
+        """Let another load be offered the model; called when this one ended, in any thread."""
+        self._released = True
+        if _claims.get(id(self._offered)) is self:
+            del _claims[id(self._offered)]
 
     def wanted(self, manifest: Manifest) -> Wanted:
         """See `Build.wanted`."""
         self._manifest = manifest
-        return (self._blueprint or self._build).wanted(manifest)
+        return (self._match or self._build).wanted(manifest)
 
     def construct(self) -> None:
         """Make the model's objects, if there are none to be used; see `Build.construct`."""
-        if self._blueprint is None:
+        difference = None if self._match is None else self._match.construct()
+        if difference is not None:
+            self._refuse(difference)
+            self._build.read(self._documents)
+        if self._match is None:
             self._build.construct()
 
     def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
@@ -102,11 +114,11 @@ class ReuseBuild:
 
         If that fails, the model offered has all of its old values.
         """
-        if self._blueprint is not None:
+        if self._match is not None:
             with turn():
-                difference = self._blueprint.misfit(arrays, assets)
+                difference = self._match.misfit(arrays, assets)
                 if difference is None:
-                    self._blueprint.rebind(arrays, uri=self._uri)
+                    self._match.rebind(arrays, uri=self._uri)
                     model = self._offered
                     self._let_go()
                     return model
@@ -156,8 +168,3 @@ _claims: weakref.WeakValueDictionary[int, ReuseBuild] = weakref.WeakValueDiction
 def _claim(model: Any, build: ReuseBuild) -> bool:
     # The build refers to the model, so an id here is that of a model that lives.
     return _claims.setdefault(id(model), build) is build
-
-
-def _release(model: Any, build: ReuseBuild) -> None:
-    if _claims.get(id(model)) is build:
-        del _claims[id(model)]

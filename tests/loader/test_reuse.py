@@ -106,7 +106,7 @@ async def test_cancelled_halfway_it_has_all_new_values_or_all_old_ones(
 
     first, second = versions
     model = await loader.load(first)
-    before, stock = values(model), getattr(_rebind, "assign_value")  # noqa: B009
+    before, stock = values(model), _rebind._assign
     reached, go_on = threading.Event(), threading.Event()
 
     def slow(holder: Any, value: Any) -> None:
@@ -114,7 +114,7 @@ async def test_cancelled_halfway_it_has_all_new_values_or_all_old_ones(
         reached.set()
         assert go_on.wait(10)
 
-    monkeypatch.setattr(_rebind, "assign_value", slow)
+    monkeypatch.setattr(_rebind, "_assign", slow)
     task = asyncio.ensure_future(loader.load(second, reuse=model))
     while not reached.is_set():
         await asyncio.sleep(0.001)

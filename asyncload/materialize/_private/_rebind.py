@@ -53,24 +53,28 @@ def drop(holders: Iterable[tuple[Any, int, Any]]) -> None:
         value = empty.get((rank, dtype))
         if value is None:
             value = empty[rank, dtype] = tf.zeros((0,) * (rank + 1), dtype)
-        gen_resource_variable_ops.assign_variable_op(handle, value)
+        _assign(handle, value)
 
 
-def exchange(pairs: Sequence[tuple[Any, Any]]) -> None:
-    """Give TensorFlow variables new values, all of them or none.
+def exchange(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Give variables new values, all of them or none.
 
     Args:
-        pairs: variable and tensor, which fits it.
+        pairs: handle of a variable, and tensor of its dtype, which fits it.
     """
     before = []
     try:
-        for holder, value in in_slices(pairs):
-            before.append((holder, read_value(holder)))
-            assign_value(holder, value)
+        for handle, value in in_slices(pairs):
+            before.append((handle, gen_resource_variable_ops.read_variable_op(handle, value.dtype)))
+            _assign(handle, value)
     except BaseException:
-        for holder, value in reversed(before):
-            gen_resource_variable_ops.assign_variable_op(holder.handle, value)
+        for handle, value in reversed(before):
+            _assign(handle, value)
         raise
+
+
+def _assign(handle: Any, value: Any) -> None:
+    gen_resource_variable_ops.assign_variable_op(handle, value)
 
 
 def detach_derived(model: Any) -> None:
@@ -174,13 +178,13 @@ class KerasState:
 
         All values are exchanged, or none; metrics are reset before.
         """
-        pairs = [(v._value, _value(v, arrays[name])) for v, name in in_slices(self._places)]
-        pairs += [(v._value, tensor) for v, tensor in self._kept]
-        pairs += [(v._value, tf.constant([make_default_seed(), 0], v.dtype)) for v in self._seeds]
+        pairs = [(v, _value(v, arrays[name])) for v, name in in_slices(self._places)]
+        pairs += self._kept
+        pairs += [(v, tf.constant([make_default_seed(), 0], v.dtype)) for v in self._seeds]
         for form in self._form:
             if isinstance(layer := form.layer(), Trainer):
                 layer.reset_metrics()
-        exchange(pairs)
+        exchange((variable._value.handle, value) for variable, value in pairs)
 
     def empty(self) -> None:
         """Take their values from the model's variables; see `drop`."""

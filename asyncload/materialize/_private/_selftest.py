@@ -137,7 +137,7 @@ def _try_reuse() -> None:
     if variable.value.read_value().shape.rank != 2:
         raise AssertionError("a variable was not emptied")
     array = _aligned(np.array([3.0, 4.0], np.float32))
-    exchange([(holder, as_tensor(array))])
+    exchange([(holder.handle, as_tensor(array))])
     if np.asarray(memoryview(holder.read_value())).ctypes.data != array.ctypes.data:
         raise AssertionError("a variable does not share the memory of its new value")
     if traced(tf.constant([1.0, 1.0])).numpy().tolist() != [4.0, 5.0]:
