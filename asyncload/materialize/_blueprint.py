@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -77,11 +78,17 @@ class Blueprint(Protocol):
         ...
 
 
+_logger = logging.getLogger("asyncload")
 _known: dict[int, tuple[weakref.ref[Any], Blueprint]] = {}
 
 
-def remember(model: Any, blueprint: Blueprint) -> None:
-    """Remember a blueprint for as long as its model lives."""
+def remember(model: Any, take: Callable[[], Blueprint]) -> None:
+    """Take the blueprint of a model that was just made, and remember it while the model lives."""
+    try:
+        blueprint = take()
+    except Exception:  # a class of the user's that is like no other; the model is as it should be
+        _logger.debug("no blueprint of %r", type(model), exc_info=True)
+        return
     # By identity: a class of the user's may compare its models by something else, or hash none.
     key = id(model)
 

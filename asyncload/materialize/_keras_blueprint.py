@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -27,7 +27,7 @@ class Recipe:
     """What Keras makes a model of, its weights and assets aside.
 
     Attributes:
-        config: its ``config.json``.
+        text: its ``config.json``, or the documents of a legacy file.
         compiled: whether what that says of its compilation is followed.
         safe_mode: whether what could run code was refused.
         custom_objects: name -> class or function, as the caller gave them.
@@ -36,12 +36,24 @@ class Recipe:
         settings: of Keras.
     """
 
-    config: bytes
+    text: bytes
     compiled: bool
     safe_mode: bool
     custom_objects: Mapping[str, Any]
     named: Mapping[str, Any]
     settings: tuple[Any, ...]
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A `KerasBuild`."""
+
+    def describe(self, documents: Mapping[str, bytes]) -> bytes | None: ...
+    def recipe(self, text: bytes, names: Collection[str]) -> Recipe: ...
+
+
+def _is_legacy(text: bytes) -> bool:
+    return b"\0" in text  # between the documents of a legacy file; JSON has none
 
 
 class KerasBlueprint:
@@ -65,22 +77,25 @@ class KerasBlueprint:
 
     def compare(self, build: Any, documents: Mapping[str, bytes]) -> KerasBlueprint | str:
         """See `Blueprint`."""
-        text = documents.get(CONFIG)
-        if text is None:
+        is_keras = isinstance(build, Describing)
+        text = build.describe(documents) if is_keras else None
+        if text is None or _is_legacy(text) != _is_legacy(self._recipe.text):
             return "what is loaded is another kind of model"
         mine, other = self._recipe, build.recipe(text, self._recipe.named)
         for field, name in _NAMES.items():
             if not _same(getattr(mine, field), getattr(other, field)):
                 return f"it was loaded with other {name}"
-        if text != mine.config and not self._same_but_for_values(text):
+        if text != mine.text and not self._same_but_for_values(text):
             return "the two have different configs"
         return self._state.changed() or self
 
     def _same_but_for_values(self, text: bytes) -> bool:
         """Whether another config says the same, but for what is not followed or comes later."""
-        if _without_addresses(text) == _without_addresses(self._recipe.config):
+        if _without_addresses(text) == _without_addresses(self._recipe.text):
             return True
-        one, other = (parse_config(each, CONFIG, self._uri) for each in (self._recipe.config, text))
+        if _is_legacy(text):
+            return False
+        one, other = (parse_config(each, CONFIG, self._uri) for each in (self._recipe.text, text))
         without = _without_rate if self._state.has_rate else _as_it_is
         if not self._recipe.compiled:
             without = _without_compilation

@@ -7,7 +7,7 @@ so builds of all Loaders take turns.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ import numpy.typing as npt
 from asyncload.errors import MismatchError
 
 from . import CannotBuildFast, _private
-from ._blueprint import remember
 from ._config import parse_config
-from ._keras_blueprint import CONFIG, KerasBlueprint, Recipe
+from ._keras_blueprint import CONFIG
 from ._keras_build import KerasBuild
 from ._trust import check_config, names_in
 from ._turn import summary, turn
@@ -34,7 +33,6 @@ class ModelBuild(KerasBuild):
     """One ``.keras`` model on its way; see `KerasBuild`."""
 
     suffix = ".keras"
-    _text = b""
     _config: Mapping[str, Any]
 
     def read(self, documents: Mapping[str, bytes]) -> None:
@@ -48,33 +46,17 @@ class ModelBuild(KerasBuild):
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
         """
-        self._text = documents[CONFIG]
-        self._config = parse_config(self._text, CONFIG, self._uri)
+        self._config = parse_config(documents[CONFIG], CONFIG, self._uri)
         with self._scopes():
             if self._safe_mode:
                 check_config(self._config, self._knows, uri=self._uri)
             else:
-                for name in names_in(self._config, uri=self._uri):
-                    self._knows(name)
+                self._note(names_in(self._config, uri=self._uri))
+        self._take_recipe(documents)
 
-    def recipe(self, text: bytes, names: Iterable[str]) -> Recipe:
-        """Return what a model of this config would be made of now.
-
-        Args:
-            text: a ``config.json``, which need not have been read.
-            names: that it has of objects that may be the caller's own.
-        """
-        with self._scopes():
-            for name in names:
-                self._knows(name)
-            return Recipe(
-                config=text,
-                compiled=self._compile,
-                safe_mode=self._safe_mode,
-                custom_objects=self._custom_objects,
-                named={name: self._named[name] for name in names},
-                settings=_private.settings(),
-            )
+    def describe(self, documents: Mapping[str, bytes]) -> bytes | None:
+        """See `KerasBuild.describe`."""
+        return documents.get(CONFIG)
 
     def _deserialize(self) -> Any:
         return _private.deserialize(self._config, self._custom_objects, self._safe_mode)
@@ -114,14 +96,6 @@ class ModelBuild(KerasBuild):
         if loader.errors:
             self._explain(loader)
         return store.taken
-
-    def _remember(
-        self, arrays: Mapping[str, Array], taken: set[int], assets: Mapping[str, bytes]
-    ) -> None:
-        state = _private.KerasState(self._model, self._skeleton.origins, arrays, taken)
-        self._skeleton.origins.clear()
-        recipe = self.recipe(self._text, self._named)
-        remember(self._model, KerasBlueprint(recipe, state, assets, self._uri))
 
     def _compile_and_load(self, loader: _private.StateLoader) -> None:
         _private.compile_as_saved(self._model, self._config, self._custom_objects, self._safe_mode)

@@ -180,10 +180,12 @@ class SignaturesBuild:
             self._bound.restore(arrays, self.keys, assets)
             made = {name: self._signature(name) for name in self._plan.signatures}
             served = Signatures(made, self._uri)
-            digests = self._program, self._graph
-            blueprint = SignaturesBlueprint(served, self._bound, self, self._parts, digests, assets)
-            remember(served, blueprint)
+            remember(served, lambda: self._blueprint(served, assets))
         return served
+
+    def _blueprint(self, served: Signatures, assets: Mapping[str, bytes]) -> SignaturesBlueprint:
+        digests = self._program, self._graph
+        return SignaturesBlueprint(served, self._bound, self, self._parts, digests, assets)
 
     def _signature(self, name: str) -> Signature:
         bare = self._plan.signatures[name]

@@ -533,3 +533,15 @@ def _nodes(first: int, second: int, kind: str = "Dense") -> Any:
 def test_what_two_configs_say(one: Any, other: Any, expected: bool) -> None:
     comparison = _Comparison()
     assert (comparison.same(one, other) and comparison.one_to_one) is expected
+
+
+def test_a_class_like_no_other_is_loaded_all_the_same(
+    contents: Callable[[str], Content], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(_rebind, "_parts", fail)
+    model = fresh(contents("shared_layer"))
+    assert_same_model(model, fresh(contents("shared_layer")))
+    assert not empty(model)

@@ -168,9 +168,7 @@ class KerasState:
             return f"the files have other tensors: {names[0]}{more}"
         for name, digest in _digests(arrays, self._fixed).items():
             if digest != self._fixed[name]:
-                return (
-                    f"traced functions hold the value of {name}, and the files have different ones"
-                )
+                return f"what was traced may hold the value of {name}, which differs"
         return None
 
     def rebind(self, arrays: Mapping[str, Array]) -> None:
@@ -233,16 +231,19 @@ def _is_of_keras(function: Any) -> bool:
 
 def _problem(layers: Iterable[Any]) -> str | None:
     """Say what a layer does that is not known here."""
+    kinds: set[Any] = set()
     for layer in layers:
-        for owner in (layer, getattr(layer, "optimizer", None)):
-            kind: Any = type(owner)
-            for name in ("load_own_variables", "load_assets", "finalize_state"):
-                if not _is_of_keras(getattr(kind, name, None)):
-                    return f"{kind.__name__} loads its state in its own way ({name})"
+        kinds.add(type(layer))
+        if (optimizer := getattr(layer, "optimizer", None)) is not None:
+            kinds.add(type(optimizer))
         if not _is_of_keras(type(layer)):
             for name, value in vars(layer).items():
                 if isinstance(value, _STATEFUL):
                     return f"{layer.name!r} has state that is not Keras' own ({name})"
+    for kind in kinds:
+        for name in ("load_own_variables", "load_assets", "finalize_state"):
+            if not _is_of_keras(getattr(kind, name, None)):
+                return f"{kind.__name__} loads its state in its own way ({name})"
     return None
 
 
