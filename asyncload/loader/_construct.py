@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -25,6 +25,7 @@ from asyncload.workers import in_own_thread
 
 from ._options import LoadOptions
 from ._stock import on_disk, own_path
+from ._to_end import run_to_end
 
 __all__ = ["Build", "Construction"]
 
@@ -85,6 +86,15 @@ class Build(Protocol):
 
     def load_stock(self, path: str) -> Any:
         """Load the model as TensorFlow or Keras itself does, from a file or folder on disk."""
+        ...
+
+
+@runtime_checkable
+class Claim(Protocol):
+    """A `Build` that has a model which others may be offered later."""
+
+    def release(self) -> None:
+        """Give it up; called when the load has ended."""
         ...
 
 
@@ -178,6 +188,8 @@ class Construction:
     async def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
         """Give the model its values, and return it; see `Build.bind`."""
         await self.wait()
+        if self._options.reuse is not None:  # a model that others have
+            return await run_to_end(self._builder, self._made.bind, arrays, assets)
         return await self._on_thread(self._made.bind, arrays, assets)
 
     async def warm_up(self, model: Any, requests: bytes | None) -> None:
@@ -210,6 +222,9 @@ class Construction:
         """Drop what is still being built; its thread finishes by itself."""
         if self._constructing is not None:
             self._constructing.cancel()
+        build: object = self._build
+        if isinstance(build, Claim):
+            build.release()
 
     async def _on_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._builder, function, *args)
@@ -248,7 +263,15 @@ class _Maker:
     notice: Callable[[str], None]
 
     def build(self, kind: str) -> Build:
-        return self._saved_model() if kind == _SAVED_MODEL else self._keras(kind)
+        build = self._saved_model() if kind == _SAVED_MODEL else self._keras(kind)
+        if self.options.reuse is None:
+            return build
+        if self.options.whole and kind == _SAVED_MODEL:
+            self.notice("a whole object is made anew; the model offered for reuse is left as it is")
+            return build
+        from asyncload.materialize.reuse import ReuseBuild
+
+        return ReuseBuild(build, self.options.reuse, notice=self.notice, uri=self.source.uri)
 
     def _keras(self, kind: str) -> Build:
         from asyncload.materialize.keras import ModelBuild

@@ -174,6 +174,8 @@ class Flow:
             try:
                 manifest = await self._index(construction.begin, legacy_optimizer=options.compile)
                 if not construction.begun:
+                    if options.reuse is not None:
+                        self._emit(FellBack(uri=self.uri, reason="it holds no model to reuse one"))
                     return await self._read_weights(manifest, options.verify)
                 model = await self._model(manifest, construction, options.verify)
                 if options.warms_up:

@@ -6,23 +6,21 @@ new one gets a line in `_make`.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import anyio
 import numpy.typing as npt
 
 from asyncload.errors import FormatError
 from asyncload.manifest import Manifest
 
 from ._options import IntoOptions
+from ._to_end import run_to_end
 
 __all__ = ["Assignment", "Into"]
 
 Array = npt.NDArray[Any]
-Result = TypeVar("Result")
 
 
 class Assignment(Protocol):
@@ -81,8 +79,8 @@ class Into:
             FormatError: what the file is cannot be loaded into anything, or not this way.
             TypeError: the object is of a kind that it cannot be loaded into.
         """
-        self._assignment = await self._on_thread(
-            _make, self._target, manifest, self._options, self._uri
+        self._assignment = await run_to_end(
+            self._builder, _make, self._target, manifest, self._options, self._uri
         )
 
     async def assign(self, manifest: Manifest, arrays: Mapping[str, Array]) -> None:
@@ -95,31 +93,19 @@ class Into:
             MismatchError: file and object do not fit; names everything that does not.
             CannotBuildFast: only `load_stock` can do it.
         """
-        await self._on_thread(self._chosen.assign, manifest.documents, arrays)
+        await run_to_end(self._builder, self._chosen.assign, manifest.documents, arrays)
 
     async def load_stock(self, path: str) -> None:
         """Leave it to TensorFlow; see `Stock.load_stock`."""
         if not isinstance(self._chosen, Stock):
             raise TypeError(f"{type(self._chosen).__name__} leaves nothing to TensorFlow")
-        await self._on_thread(self._chosen.load_stock, path)
+        await run_to_end(self._builder, self._chosen.load_stock, path)
 
     @property
     def _chosen(self) -> Assignment:
         if self._assignment is None:
             raise RuntimeError("nothing was chosen to assign by")
         return self._assignment
-
-    async def _on_thread(self, function: Callable[..., Result], *args: Any) -> Result:
-        job = self._builder.submit(function, *args)
-        try:
-            return await asyncio.wrap_future(job)
-        except asyncio.CancelledError:
-            if not job.cancel():  # it has begun, and what it changes must not change later
-                ended = asyncio.wrap_future(job)
-                with anyio.CancelScope(shield=True):
-                    await asyncio.wait([ended])
-                ended.exception()  # taken note of, so that it is not logged as lost
-            raise
 
 
 # How a file of each format goes into an object; see `_make_keras` and `_make_checkpoint`.

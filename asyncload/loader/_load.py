@@ -111,6 +111,7 @@ class Load(Generic[Result]):
             if not self._future.done():  # the Loader was closed, and its task group cancelled
                 self._close("the Loader was closed before this load had ended")
             self.emit(Finished(uri=self.uri, error=self._error()))
+            del self._work  # it refers to a model that was offered for reuse
 
     def refuse(self) -> None:
         """End a load that was never begun because its Loader is closed."""

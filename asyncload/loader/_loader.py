@@ -222,6 +222,11 @@ class Loader(Files):
             warmup: call the model off the loop before it is handed over, so that the first request
                 is as fast as the next: inputs for it, or ``True`` for inputs made to its
                 specification or those that were saved with it.
+            reuse: a Keras model or `Signatures` that an earlier load returned and that nobody uses
+                any more. If what is loaded differs from it in its values only, it gets these, and
+                is what is returned: nothing is built, and what was traced of it stays traced. It
+                has all of them or, if that fails, its old ones. Otherwise it is left as it is, and
+                a `FellBack` event says why.
             storage_options: those of the Loader, changed for this load.
             on_change: what to do if a file is replaced while it is read: ``"error"``, or
                 ``"restart"`` to load the new version from its start, three times at most.
@@ -240,7 +245,8 @@ class Loader(Files):
             MemoryLimitExceeded: the system has no memory left for it.
             LoaderClosed: the Loader is, or was, closed.
         """
-        return await self.prefetch(uri, **options)
+        load = self.prefetch(uri, **options)
+        return await (load if options.get("reuse") is None else _settled(load))
 
     async def load_weights(
         self,
@@ -311,14 +317,7 @@ class Loader(Files):
             storage_options=made.storage_options,
             on_change=made.on_change,
         )
-        try:
-            await load
-        except asyncio.CancelledError:
-            # Whoever gets this may look at the target: nothing may change it any more.
-            with anyio.CancelScope(shield=True):
-                async for _ in load.events():
-                    pass
-            raise
+        await _settled(load)
 
     async def inspect(
         self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
@@ -473,6 +472,18 @@ class Loader(Files):
         else:
             self._group.start_soon(load.run)
         return load
+
+
+async def _settled(load: Load[Result]) -> Result:
+    """Await a load that changes an object; if this is cancelled, end when nothing does any more."""
+    try:
+        return await load
+    except asyncio.CancelledError:
+        # Whoever gets this may look at the object.
+        with anyio.CancelScope(shield=True):
+            async for _ in load.events():
+                pass
+        raise
 
 
 def _tries(on_change: str) -> int:

@@ -25,6 +25,7 @@ class LoadKeywords(TypedDict, total=False):
     trusted: bool | None
     verify: bool
     warmup: Any
+    reuse: Any
     storage_options: Mapping[str, Any] | None
     on_change: OnChange
 
@@ -53,6 +54,7 @@ class LoadOptions:
     trusted: bool | None = None
     verify: bool = True
     warmup: Any = None
+    reuse: Any = field(default=None, repr=False)
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     on_change: OnChange = "error"
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)

@@ -18,7 +18,6 @@ import tensorflow as tf
 from asyncload.errors import Corrupt, MismatchError
 
 from . import _private
-from ._saved_model import SavedModelParts
 from ._serving_plan import CheckpointKeys, ServingPlan
 
 __all__ = ["Bound"]
@@ -32,34 +31,67 @@ class Bound:
     Everything ends with this object: variables, tables, and the copies of assets.
 
     Args:
-        parts: the SavedModel.
-        plan: what is needed of it.
+        plan: what is needed of a SavedModel.
         library: where its functions are registered.
+        constants: node -> value.
         folder: the SavedModel's, where it is on this machine's disk: its assets are used in place.
+        uri: for messages.
+
+    Attributes:
+        plan: the same.
+        library: the same.
     """
 
     def __init__(
         self,
-        parts: SavedModelParts,
         plan: ServingPlan,
         library: _private.Library,
+        constants: Mapping[int, Any],
+        *,
         folder: str | None,
+        uri: str,
     ) -> None:
-        self._uri = parts.uri
-        self._plan = plan
-        self._library = library
+        self._uri = uri
+        self.plan = plan
+        self.library = library
         self._folder = folder
         self._tensors: dict[int, Any] = {
             number: _private.variable_handle(variable.shape, variable.dtype, variable.name)
             for number, variable in plan.variables.items()
         }
-        values = parts.constants(plan.constants.values())
-        for number, operation in plan.constants.items():
-            self._tensors[number] = _private.constant(values[operation])
+        self._tensors.update(constants)
 
     def captures(self, function: str) -> list[Any]:
         """Return the tensors that a function takes after its inputs."""
-        return [self._tensors[number] for number in self._plan.concrete[function].bound_inputs]
+        return [self._tensors[number] for number in self.plan.concrete[function].bound_inputs]
+
+    def tensor(self, number: int) -> Any:
+        """Return the tensor that a node of the object graph is."""
+        return self._tensors[number]
+
+    def exchange(self, arrays: Mapping[str, Array], keys: CheckpointKeys, *, uri: str) -> None:
+        """Give the variables other values, all of them or none.
+
+        Args:
+            arrays: checkpoint key -> array; variables share the memory of aligned ones.
+            keys: where each value is among them.
+            uri: where they are from.
+
+        Raises:
+            MismatchError: a value does not fit its variable; names every one.
+        """
+        self._check(arrays, keys, uri)
+        _private.exchange(
+            (self._tensors[number], _private.as_tensor(arrays[key]))
+            for number, key in keys.variables.items()
+        )
+
+    def empty(self) -> None:
+        """Take their values from the variables; see `_private.drop`."""
+        _private.drop(
+            (self._tensors[number], len(variable.shape.dim), variable.dtype)
+            for number, variable in self.plan.variables.items()
+        )
 
     def restore(
         self, arrays: Mapping[str, Array], keys: CheckpointKeys, assets: Mapping[str, bytes]
@@ -76,30 +108,30 @@ class Bound:
             Corrupt: an asset is missing.
             tf.errors.OpError: a resource cannot be made or initialised.
         """
-        self._check(arrays, keys)
+        self._check(arrays, keys, self._uri)
         for number, key in keys.variables.items():
             _private.assign(self._tensors[number], _private.as_tensor(arrays[key]))
         for number, path in self._asset_paths(assets):
             self._tensors[number] = tf.constant(path)
         for number in self._creation_order():
-            resource = self._plan.resources[number]
+            resource = self.plan.resources[number]
             with tf.device(resource.device):
                 (self._tensors[number],) = self._call(resource.create)
         for number, names in keys.tables.items():
-            restore = self._plan.resources[number].restore
+            restore = self.plan.resources[number].restore
             if restore is not None:
                 self._call(restore, [_private.as_tensor(arrays[name]) for name in names])
-        for number in sorted(self._plan.resources):
-            initialise = self._plan.resources[number].initialise
+        for number in sorted(self.plan.resources):
+            initialise = self.plan.resources[number].initialise
             if initialise is not None:
                 self._call(initialise)
 
     def _call(self, function: str, inputs: list[Any] | None = None) -> list[Any]:
-        return self._library.call(function, [*(inputs or ()), *self.captures(function)])
+        return self.library.call(function, [*(inputs or ()), *self.captures(function)])
 
     def _creation_order(self) -> Iterator[int]:
         """Yield resources so that each comes after those that the function that makes it needs."""
-        waiting = sorted(self._plan.resources)
+        waiting = sorted(self.plan.resources)
         while waiting:
             ready = [number for number in waiting if self._can_make(number)]
             if not ready:
@@ -109,13 +141,13 @@ class Bound:
                 waiting.remove(number)
 
     def _can_make(self, number: int) -> bool:
-        create = self._plan.resources[number].create
-        return all(each in self._tensors for each in self._plan.concrete[create].bound_inputs)
+        create = self.plan.resources[number].create
+        return all(each in self._tensors for each in self.plan.concrete[create].bound_inputs)
 
-    def _check(self, arrays: Mapping[str, Array], keys: CheckpointKeys) -> None:
+    def _check(self, arrays: Mapping[str, Array], keys: CheckpointKeys, uri: str) -> None:
         problems = []
         for number, key in keys.variables.items():
-            variable, array = self._plan.variables[number], arrays[key]
+            variable, array = self.plan.variables[number], arrays[key]
             if not _fits(variable, array):
                 shape, dtype = tf.TensorShape(variable.shape), tf.as_dtype(variable.dtype)
                 problems.append(
@@ -127,18 +159,18 @@ class Bound:
             raise MismatchError(
                 f"{len(problems)} variables of the SavedModel do not fit its checkpoint:\n  "
                 f"{listing}\nIts files are not of one export; copy or export it again.",
-                uri=self._uri,
+                uri=uri,
             )
 
     def _asset_paths(self, assets: Mapping[str, bytes]) -> Iterator[tuple[int, str]]:
         """Yield the paths of assets, on disk until this object ends."""
-        if not self._plan.assets:
+        if not self.plan.assets:
             return
         folder = self._folder
         if folder is None:
             folder = tempfile.mkdtemp(prefix="asyncload-assets-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        for number, name in self._plan.assets.items():
+        for number, name in self.plan.assets.items():
             path = Path(folder, "assets", name)
             if self._folder is None:
                 if f"assets/{name}" not in assets:

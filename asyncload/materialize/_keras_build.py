@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy.typing as npt
 
 from asyncload.errors import AsyncloadError, FormatError
 from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
+from ._blueprint import remember
+from ._keras_blueprint import KerasBlueprint, Recipe
 from ._turn import Scopes, summary, turn
 
 __all__ = ["KerasBuild"]
+
+Array = npt.NDArray[Any]
 
 
 class KerasBuild(ABC):
@@ -43,6 +48,8 @@ class KerasBuild(ABC):
         self._safe_mode = safe_mode
         self._scopes = scopes
         self._skeleton = _private.Skeleton()
+        self._named: dict[str, Any] = {}
+        self._recipe: Recipe | None = None
         self._model: Any = None
 
     def wanted(self, manifest: Manifest) -> tuple[None, None]:
@@ -69,8 +76,65 @@ class KerasBuild(ABC):
     def _deserialize(self) -> Any:
         """Make the model of its config, in the skeleton."""
 
+    @abstractmethod
+    def describe(self, documents: Mapping[str, bytes]) -> bytes | None:
+        """Return all that documents say of how the model is made, if they are of this kind."""
+
+    def recipe(self, text: bytes, names: Collection[str]) -> Recipe:
+        """Return what a model would be made of now.
+
+        Args:
+            text: that describes it; it need not have been read.
+            names: that it has of objects that may be the caller's own.
+        """
+        with self._scopes():
+            self._note(names)
+            return Recipe(
+                text=text,
+                compiled=self._compile,
+                safe_mode=self._safe_mode,
+                custom_objects=self._custom_objects,
+                named={name: self._named[name] for name in names},
+                settings=_private.settings(),
+            )
+
+    def _take_recipe(self, documents: Mapping[str, bytes]) -> None:
+        self._recipe = self.recipe(self.describe(documents) or b"", list(self._named))
+
+    def _remember(
+        self, arrays: Mapping[str, Array], taken: set[int], assets: Mapping[str, bytes]
+    ) -> None:
+        """Remember the model that was just bound.
+
+        Args:
+            arrays: of the file.
+            taken: ids of those that something was made of.
+            assets: of the file.
+        """
+        recipe, origins = self._recipe, self._skeleton.origins
+        if recipe is not None:
+            remember(
+                self._model,
+                lambda: KerasBlueprint(
+                    recipe,
+                    _private.KerasState(self._model, origins, arrays, taken),
+                    assets,
+                    self._uri,
+                ),
+            )
+        origins.clear()
+
+    def _note(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._knows(name)
+
     def _knows(self, name: str) -> bool:
-        return name in self._custom_objects or _private.is_registered(name)
+        # Noted, as it also decides what a model is made of.
+        found = self._custom_objects.get(name)
+        if found is None:
+            found = _private.registered(name)
+        self._named[name] = found
+        return found is not None
 
     def load_stock(self, path: str) -> Any:
         """Load the model as Keras does: for what cannot be built the fast way.

@@ -14,7 +14,7 @@ from typing import Any
 
 from asyncload.errors import Corrupt, FormatError, Unsafe
 
-__all__ = ["check_config"]
+__all__ = ["check_config", "names_in"]
 
 # Parts of Keras whose names are data of a model: layers, losses, and so on. What else Keras
 # exports (files, downloads, its own settings) no model has reason to call.
@@ -104,6 +104,16 @@ def check_config(
         )
 
 
+def names_in(config: Any, *, uri: str) -> Iterator[str]:
+    """Yield every name in a config that could stand for an object of the caller's own.
+
+    Raises:
+        Corrupt: it is nested deeper than any model.
+    """
+    for node in _objects(config, uri, ()):
+        yield from _possible_names(node)
+
+
 def _objects(config: Any, uri: str, without_config: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
     """Yield every dict that stands for an object, outermost first.
 
@@ -159,10 +169,12 @@ def _holds_code(inner: Any) -> bool:
 
 
 def _is_callers_own(node: Mapping[str, Any], is_registered: Callable[[str], bool]) -> bool:
-    names = [node.get("registered_name"), node["class_name"]]
-    if node["class_name"] == "function":
-        names = [node.get("registered_name"), node["config"]]
-    return any(isinstance(name, str) and is_registered(name) for name in names)
+    return any(is_registered(name) for name in _possible_names(node))
+
+
+def _possible_names(node: Mapping[str, Any]) -> Iterator[str]:
+    own = node["config"] if node["class_name"] == "function" else node["class_name"]
+    return (name for name in (node.get("registered_name"), own) if isinstance(name, str))
 
 
 def _judge_module(node: Mapping[str, Any]) -> str | None:

@@ -17,8 +17,9 @@ from asyncload.errors import MismatchError
 
 from . import CannotBuildFast, _private
 from ._config import parse_config
+from ._keras_blueprint import CONFIG
 from ._keras_build import KerasBuild
-from ._trust import check_config
+from ._trust import check_config, names_in
 from ._turn import summary, turn
 
 __all__ = ["ModelBuild", "capture_scopes"]
@@ -45,10 +46,17 @@ class ModelBuild(KerasBuild):
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
         """
-        self._config = parse_config(documents["config.json"], "config.json", self._uri)
-        if self._safe_mode:
-            with self._scopes():
+        self._config = parse_config(documents[CONFIG], CONFIG, self._uri)
+        with self._scopes():
+            if self._safe_mode:
                 check_config(self._config, self._knows, uri=self._uri)
+            else:
+                self._note(names_in(self._config, uri=self._uri))
+        self._take_recipe(documents)
+
+    def describe(self, documents: Mapping[str, bytes]) -> bytes | None:
+        """See `KerasBuild.describe`."""
+        return documents.get(CONFIG)
 
     def _deserialize(self) -> Any:
         return _private.deserialize(self._config, self._custom_objects, self._safe_mode)
@@ -68,9 +76,11 @@ class ModelBuild(KerasBuild):
         with tempfile.TemporaryDirectory(prefix="asyncload-assets-") as folder:
             where = _write_assets(assets, Path(folder)) if assets else None
             with turn(self._scopes):
-                return self._bind(arrays, where)
+                taken = self._bind(arrays, where)
+                self._remember(arrays, taken, assets)
+        return self._model
 
-    def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> Any:
+    def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> set[int]:
         store = _private.StateStore(arrays)
         loader = _private.StateLoader(store, assets)
         try:
@@ -79,12 +89,13 @@ class ModelBuild(KerasBuild):
                 if self._compile and self._config.get("compile_config") and not loader.errors:
                     self._compile_and_load(loader)
             if not loader.errors:
+                _private.detach_derived(self._model)
                 self._skeleton.finish()
         except Exception as error:
             raise CannotBuildFast(f"binding its weights raised {summary(error)}") from error
         if loader.errors:
             self._explain(loader)
-        return self._model
+        return store.taken
 
     def _compile_and_load(self, loader: _private.StateLoader) -> None:
         _private.compile_as_saved(self._model, self._config, self._custom_objects, self._safe_mode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from . import CannotBuildFast, _private
 from ._config import parse_config, parse_object
 from ._keras_build import KerasBuild
 from ._positions import Order, match_by_position, parse_order
-from ._trust import check_config
+from ._trust import check_config, names_in
 from ._turn import summary, turn
 
 __all__ = ["LegacyBuild"]
@@ -52,6 +52,21 @@ class LegacyBuild(KerasBuild):
             self._training = documents[_TRAINING]
         self._order = parse_order(documents[_ORDER])
         self._config = documents[_CONFIG]
+        with self._scopes():
+            self._note(self._own_names())
+        self._take_recipe(documents)
+
+    def _own_names(self) -> Iterator[str]:
+        for text, name in ((self._config, _CONFIG), (self._training, _TRAINING)):
+            if text is not None:
+                yield from names_in(parse_object(text, name, self._uri), uri=self._uri)
+
+    def describe(self, documents: Mapping[str, bytes]) -> bytes | None:
+        """See `KerasBuild.describe`."""
+        if _CONFIG not in documents:
+            return None
+        training = documents.get(_TRAINING, b"") if self._compile else b""
+        return b"\0".join([documents[_CONFIG], training, documents[_ORDER]])
 
     def _deserialize(self) -> Any:
         config = _private.parse_legacy(self._config)
@@ -80,6 +95,7 @@ class LegacyBuild(KerasBuild):
                 plan = match_by_position(self._model, self._order, arrays)
                 if not plan.misfits:
                     self._apply(plan.apply, arrays)
+                    self._remember(arrays, {id(arrays[n]) for n in self._names_of_weights()}, {})
             except Exception as error:
                 raise CannotBuildFast(f"binding its weights raised {summary(error)}") from error
         if plan.misfits:
@@ -92,6 +108,11 @@ class LegacyBuild(KerasBuild):
             )
         return self._model
 
+    def _names_of_weights(self) -> Iterator[str]:
+        for _, paths in self._order.layers:
+            yield from paths
+        yield from self._order.top or ()
+
     def _apply(self, assign: Callable[[], None], arrays: Mapping[str, Array]) -> None:
         with self._skeleton.active():
             assign()
@@ -103,4 +124,5 @@ class LegacyBuild(KerasBuild):
                     self._custom_objects,
                     None if names is None else [arrays[name] for name in names],
                 )
+        _private.detach_derived(self._model)
         self._skeleton.finish()

@@ -18,11 +18,13 @@ from asyncload.errors import AsyncloadError
 from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
+from ._blueprint import remember
 from ._bound import Bound
 from ._object_graph import GRAPH_DOCUMENT
 from ._saved_model import SavedModelParts, choose
 from ._serving_functions import register
 from ._serving_plan import CheckpointKeys, ServingPlan, checkpoint_keys, plan_serving
+from ._signatures_blueprint import SignaturesBlueprint, digest_of
 from ._turn import summary, turn
 from .served import Signature, Signatures
 from .whole import SAVED_MODEL, WholeBuild
@@ -44,6 +46,11 @@ class SignaturesBuild:
         signatures: the names of those that are to be served; ``None`` for all.
         folder: the SavedModel's, where it is on this machine's disk.
         notice: called with the reason why the whole object is made, in any thread.
+
+    Attributes:
+        chosen: names of signatures, as given.
+        folder: the same.
+        keys: where the values are, after `wanted`.
     """
 
     suffix = ""
@@ -57,15 +64,17 @@ class SignaturesBuild:
         notice: Callable[[str], None],
     ) -> None:
         self._uri = uri
-        self._names = signatures
-        self._folder = folder
+        self.chosen = signatures
+        self.folder = folder
         self._notice = notice
         self._whole = WholeBuild(uri=uri, folder=folder)
         self._makes_whole = False
+        self._was_read = False
         self._parts: SavedModelParts
         self._plan: ServingPlan
-        self._keys = CheckpointKeys({}, {})
-        self._library: _private.Library
+        self.keys = CheckpointKeys({}, {})
+        self._program = self._graph = b""
+        self._library: _private.Library | None = None
         self._bound: Bound
 
     def read(self, documents: Mapping[str, bytes]) -> None:
@@ -76,9 +85,13 @@ class SignaturesBuild:
             FormatError: it has no such signature.
             CannotBuildFast: only `load_stock` can load it.
         """
+        if self._was_read:  # to be compared with another program
+            return
+        self._was_read = True
         self._whole.read(documents)
+        self._program = digest_of(documents[SAVED_MODEL])
         self._parts = SavedModelParts(documents[SAVED_MODEL], self._uri)
-        names = choose(self._parts.signatures(), self._names, uri=self._uri)
+        names = choose(self._parts.signatures(), self.chosen, uri=self._uri)
         try:
             self._plan = plan_serving(self._parts, names)
         except CannotBuildFast as reason:
@@ -100,11 +113,17 @@ class SignaturesBuild:
 
     def _wanted(self, manifest: Manifest) -> Wanted:
         plan = self._plan
+        graph = manifest.documents.get(GRAPH_DOCUMENT, b"")
+        self._graph = digest_of(graph)
         if plan.variables or any(found.restore for found in plan.resources.values()):
-            graph = manifest.documents.get(GRAPH_DOCUMENT, b"")
-            self._keys = checkpoint_keys(self._parts, plan, graph, manifest.tensors)
-        assets = () if self._folder is not None else plan.assets.values()
-        return self._keys.all(), {f"assets/{name}" for name in assets}
+            self.keys = checkpoint_keys(self._parts, plan, graph, manifest.tensors)
+        assets = () if self.folder is not None else plan.assets.values()
+        return self.keys.all(), {f"assets/{name}" for name in assets}
+
+    @property
+    def plan(self) -> ServingPlan | None:
+        """What the signatures need; ``None`` if the whole object is made."""
+        return None if self._makes_whole else self._plan
 
     def _make_whole(self, reason: CannotBuildFast) -> None:
         self._makes_whole = True
@@ -121,9 +140,26 @@ class SignaturesBuild:
             return  # in `bind`: it may turn out later that it is to be made
         if not _private.serving_path():
             raise CannotBuildFast("the fast path for SavedModels failed its self-test")
-        with turn(), _or_else_stock("registering its functions"):
-            self._library = register(self._parts, self._plan.concrete)
-            self._bound = Bound(self._parts, self._plan, self._library, self._folder)
+        library = self.register()
+        with turn(), _or_else_stock("making its variables"):
+            self._bound = Bound(
+                self._plan, library, self.constants(), folder=self.folder, uri=self._uri
+            )
+
+    def register(self) -> _private.Library:
+        """Register the functions, unless they are; raises as `construct` does."""
+        if self._library is None:
+            with turn(), _or_else_stock("registering its functions"):
+                self._library = register(self._parts, self._plan.concrete)
+        return self._library
+
+    def constants(self) -> dict[int, Any]:
+        """Return the constants that the functions are bound to, by node."""
+        values = self._parts.constants(self._plan.constants.values())
+        return {
+            number: _private.constant(values[operation])
+            for number, operation in self._plan.constants.items()
+        }
 
     def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Signatures:
         """Give variables and tables their values, and return the signatures.
@@ -141,9 +177,15 @@ class SignaturesBuild:
             self._whole.construct()
             return self._of_whole(self._whole.bind(arrays, assets))
         with turn(), _or_else_stock("binding its values"):
-            self._bound.restore(arrays, self._keys, assets)
+            self._bound.restore(arrays, self.keys, assets)
             made = {name: self._signature(name) for name in self._plan.signatures}
-        return Signatures(made, self._uri)
+            served = Signatures(made, self._uri)
+            remember(served, lambda: self._blueprint(served, assets))
+        return served
+
+    def _blueprint(self, served: Signatures, assets: Mapping[str, bytes]) -> SignaturesBlueprint:
+        digests = self._program, self._graph
+        return SignaturesBlueprint(served, self._bound, self, self._parts, digests, assets)
 
     def _signature(self, name: str) -> Signature:
         bare = self._plan.signatures[name]
@@ -152,7 +194,7 @@ class SignaturesBuild:
         _, keywords = _private.decode_structure(concrete.canonicalized_input_signature)
         outputs = _private.decode_structure(concrete.output_signature)
         inputs = {keyword: keywords[keyword] for keyword in bare.argument_keywords}
-        run = _Run(self._library, self._bound, function, outputs)
+        run = _Run(self._bound, function, outputs)
         return Signature(name, inputs, outputs, run)
 
     def load_stock(self, path: str) -> Signatures:
@@ -167,7 +209,7 @@ class SignaturesBuild:
         return self._of_whole(self._whole.load_stock(path))
 
     def _of_whole(self, root: Any) -> Signatures:
-        names = choose(root.signatures, self._names, uri=self._uri)
+        names = choose(root.signatures, self.chosen, uri=self._uri)
         return Signatures({name: _of_root(root, name) for name in names}, self._uri)
 
 
@@ -185,10 +227,8 @@ def _or_else_stock(what: str) -> Iterator[None]:
 class _Run:
     """Runs a function on its inputs, and keeps all that it needs alive."""
 
-    def __init__(
-        self, library: _private.Library, bound: Bound, function: str, outputs: Any
-    ) -> None:
-        self._library = library
+    def __init__(self, bound: Bound, function: str, outputs: Any) -> None:
+        self._library = bound.library
         self._bound = bound
         self._captures = bound.captures(function)
         self._function = function

@@ -237,7 +237,7 @@ async def test_functions_and_assets_go_with_the_last_signature(
     served = await loader.load(in_memory("lookups"), trusted=True)
     find = served["find"]
     bound = cast(Any, find._run)._bound
-    file = Path(bound._tensors[next(iter(bound._plan.assets))].numpy().decode())
+    file = Path(bound._tensors[next(iter(bound.plan.assets))].numpy().decode())
     del bound
     assert file.read_text().startswith("zero")
     del served

@@ -110,7 +110,7 @@ def test_a_commit_that_fails_halfway_is_undone(
 ) -> None:
     target = model()
     before = [variable.numpy() for variable in target.weights]
-    stock, calls = _assign._assign, 0
+    stock, calls = _assign.assign_value, 0
 
     def failing(holder: Any, value: Any) -> None:
         nonlocal calls
@@ -119,7 +119,7 @@ def test_a_commit_that_fails_halfway_is_undone(
             raise MemoryError("no more")
         stock(holder, value)
 
-    monkeypatch.setattr(_assign, "_assign", failing)
+    monkeypatch.setattr(_assign, "assign_value", failing)
     with pytest.raises(MemoryError):
         assign(target, arrays)
     assert calls > 5

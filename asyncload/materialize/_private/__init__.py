@@ -19,7 +19,9 @@ For Keras models:
   than it reads, Keras 3.15). `StateLoader` runs Keras' own ``_load_state``, with a walk that
   yields the same children in the same order from what is known of the class;
 - models that Keras 2 described are made by the functions of Keras' own legacy loader (`_legacy`);
-- a variable that lives gets its new value through ``AssignVariableOp`` (`_assign`).
+- a variable that lives gets its new value through ``AssignVariableOp`` (`_assign`);
+- what a model has besides the values of its variables is known and compared, and a variable is
+  emptied by a value of another shape (`_rebind`).
 
 To serve signatures of SavedModels:
 
@@ -40,10 +42,11 @@ For checkpoints and whole SavedModels:
 from __future__ import annotations
 
 from ._assign import Recording, Snapshot, recording
-from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, is_registered
+from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, registered
 from ._legacy import build_legacy, compile_legacy, is_part_of_keras, parse_legacy
+from ._rebind import KerasState, detach_derived, drop, exchange, settings
 from ._saved_model import NoObjectGraph, Reconstruction
-from ._selftest import fast_path, saved_models_work, trackables_work
+from ._selftest import fast_path, reuse_path, saved_models_work, trackables_work
 from ._serving import (
     Draft,
     Library,
@@ -72,6 +75,7 @@ from ._variables import as_tensor
 __all__ = [
     "CannotRestore",
     "Draft",
+    "KerasState",
     "Library",
     "NoObjectGraph",
     "Reconstruction",
@@ -94,19 +98,24 @@ __all__ = [
     "decode_structure",
     "describe",
     "deserialize",
+    "detach_derived",
+    "drop",
+    "exchange",
     "fast_path",
     "global_restorables",
     "has_values",
     "is_checkpoint",
     "is_part_of_keras",
-    "is_registered",
     "is_trackable",
     "loads_its_own_way",
     "parse_legacy",
     "recording",
+    "registered",
     "restorables",
+    "reuse_path",
     "saved_models_work",
     "serving_path",
+    "settings",
     "trackables_work",
     "variable_handle",
 ]

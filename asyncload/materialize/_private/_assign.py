@@ -13,7 +13,7 @@ from tensorflow.python.ops import gen_resource_variable_ops, resource_variable_o
 
 from ._variables import here
 
-__all__ = ["Recording", "Snapshot", "recording"]
+__all__ = ["Recording", "Snapshot", "assign_value", "read_value", "recording"]
 
 _Variable = resource_variable_ops.ResourceVariable
 
@@ -39,11 +39,11 @@ class Recording(keras.StatelessScope):  # type: ignore[misc]
         before = []
         try:
             for key, variable in self._assigned.items():
-                before.append((variable._value, _read(variable._value)))
-                _assign(variable._value, self.state_mapping[key])
+                before.append((variable._value, read_value(variable._value)))
+                assign_value(variable._value, self.state_mapping[key])
         except BaseException:
             for holder, value in before:
-                _assign(holder, value)
+                assign_value(holder, value)
             raise
 
 
@@ -64,14 +64,15 @@ def recording(*, quick: bool) -> Iterator[Recording]:
         here.recording = outer
 
 
-def _read(holder: Any) -> Any:
+def read_value(holder: Any) -> Any:
     """Return the value of a TensorFlow variable, which shares its memory until it is updated."""
     if type(holder) is _Variable:
         return gen_resource_variable_ops.read_variable_op(holder.handle, holder.dtype)
     return holder.read_value()
 
 
-def _assign(holder: Any, value: Any) -> None:
+def assign_value(holder: Any, value: Any) -> None:
+    """Give a TensorFlow variable a value, whose memory it shares until it is updated."""
     if type(holder) is _Variable and holder.shape == value.shape:
         gen_resource_variable_ops.assign_variable_op(holder.handle, value)
     else:
@@ -97,7 +98,7 @@ class Snapshot:
         holders = list(_raw_variables(peculiar))
         if values:
             holders += [variable._value for variable in _variables(layers)]
-        self._values = [(holder, _read(holder)) for holder in holders]
+        self._values = [(holder, read_value(holder)) for holder in holders]
 
     def restore(self) -> None:
         """Put everything back as it was."""
@@ -107,7 +108,7 @@ class Snapshot:
                 del now[name]
             now.update(attributes)
         for holder, value in self._values:
-            _assign(holder, value)
+            assign_value(holder, value)
 
 
 def _sets_more_than_variables(layer: Any) -> bool:

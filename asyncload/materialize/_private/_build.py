@@ -29,7 +29,7 @@ from ._lookups import (
 )
 from ._state import quick_walk
 
-__all__ = ["Skeleton", "capture_scopes", "compile_as_saved", "deserialize", "is_registered"]
+__all__ = ["Skeleton", "capture_scopes", "compile_as_saved", "deserialize", "registered"]
 
 _install_lock = threading.Lock()
 
@@ -63,22 +63,28 @@ class Skeleton:
 
     Variables made in `active` get their values by being assigned to; `finish` initialises
     those that never were (seeds, metrics: what no file holds) as stock would have.
+
+    Attributes:
+        origins: variables and the arrays that they were assigned, in order. Who is done with them
+            clears it.
     """
 
     def __init__(self) -> None:
         _install()
         forget()
         self._unbound: list[Any] = []
+        self.origins: list[tuple[Any, _variables.Array]] = []
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Make and bind objects on this thread until the block ends; may be entered again."""
-        outer = getattr(_variables.here, "unbound", None)
-        _variables.here.unbound = self._unbound
+        here = _variables.here
+        outer = getattr(here, "unbound", None), getattr(here, "origins", None)
+        here.unbound, here.origins = self._unbound, self.origins
         try:
             yield
         finally:
-            _variables.here.unbound = outer
+            here.unbound, here.origins = outer
 
     def finish(self) -> None:
         """Initialise what has no value yet."""
@@ -117,9 +123,9 @@ def compile_as_saved(
         model.compiled = True
 
 
-def is_registered(name: str) -> bool:
-    """Whether Keras knows an object of the caller's by this name, in the scopes of this thread."""
-    return get_registered_object(name) is not None
+def registered(name: str) -> Any:
+    """Return the caller's object that Keras knows by this name, in the scopes of this thread."""
+    return get_registered_object(name)
 
 
 _SCOPES = ("custom_objects_scope_dict", "safe_mode_saving")

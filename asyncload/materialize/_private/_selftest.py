@@ -17,12 +17,13 @@ import tensorflow as tf
 from ._assign import recording
 from ._build import Skeleton, deserialize
 from ._legacy import build_legacy, parse_legacy
+from ._rebind import drop, exchange
 from ._saved_model import Reconstruction
 from ._state import StateLoader, StateStore
 from ._trackables import TargetGraph, restorables
-from ._variables import Array
+from ._variables import Array, as_tensor
 
-__all__ = ["fast_path", "saved_models_work", "trackables_work"]
+__all__ = ["fast_path", "reuse_path", "saved_models_work", "trackables_work"]
 
 _logger = logging.getLogger("asyncload")
 
@@ -123,6 +124,32 @@ def _try_trackables() -> None:
     content.put([np.array([5, 6]), np.array([7, 8])])
     if module.table.lookup(tf.constant([5, 6], tf.int64)).numpy().tolist() != [7, 8]:
         raise AssertionError("a table did not get its content")
+
+
+def _try_reuse() -> None:
+    """Empty a variable that a traced function reads, and give it another value."""
+    variable = keras.Variable(np.array([1.0, 2.0], np.float32))
+    holder = variable._value
+    traced = tf.function(lambda x: x + variable.value)
+    if traced(tf.constant([1.0, 1.0])).numpy().tolist() != [2.0, 3.0]:
+        raise AssertionError("a traced function gave something else")
+    drop([(holder.handle, 1, holder.dtype)])
+    if variable.value.read_value().shape.rank != 2:
+        raise AssertionError("a variable was not emptied")
+    array = _aligned(np.array([3.0, 4.0], np.float32))
+    exchange([(holder.handle, as_tensor(array))])
+    if np.asarray(memoryview(holder.read_value())).ctypes.data != array.ctypes.data:
+        raise AssertionError("a variable does not share the memory of its new value")
+    if traced(tf.constant([1.0, 1.0])).numpy().tolist() != [4.0, 5.0]:
+        raise AssertionError("a traced function did not see the new value of a variable")
+    if traced.experimental_get_tracing_count() != 1:
+        raise AssertionError("a function was traced again for a new value")
+
+
+@functools.cache
+def reuse_path() -> bool:
+    """Whether variables can be emptied and refilled; tried at the first call, as the others."""
+    return _passes(_try_reuse, "a build of its own")
 
 
 @functools.cache

@@ -68,6 +68,9 @@ class StateStore(saving_lib.H5IOStore):  # type: ignore[misc]
 
     Args:
         arrays: dataset path (``"layers/dense/vars/0"``) -> array; the arrays stay the caller's.
+
+    Attributes:
+        taken: ids of the arrays that were asked for.
     """
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
@@ -75,6 +78,7 @@ class StateStore(saving_lib.H5IOStore):  # type: ignore[misc]
         self.groups: dict[str, dict[str, Array]] = {}
         self._entry: Mapping[str, Array] = {}
         self.path = ""
+        self.taken: set[int] = set()
         for path, array in arrays.items():
             group, _, name = f"/{path}".rpartition("/vars/")
             self.groups.setdefault(group.lstrip("/"), {})[name] = array
@@ -92,7 +96,9 @@ class StateStore(saving_lib.H5IOStore):  # type: ignore[misc]
         return key in self._entry
 
     def __getitem__(self, key: str) -> Any:
-        return self._entry[key]
+        array = self._entry[key]
+        self.taken.add(id(array))
+        return array
 
     def keys(self) -> Any:
         """Return the names of the variables of the object asked for last."""

@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-# Of this thread: .unbound, the variables of the Skeleton that is active, and .recording.
+# Of this thread: .unbound and .origins, the variables without a value of the Skeleton that is
+# active and the arrays that others got theirs from, and .recording.
 here = threading.local()
 
 
@@ -132,8 +133,11 @@ def aliasing(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def _convert_to_tensor(self: Any, value: Any, dtype: Any = None) -> Any:
-        if in_load() and isinstance(value, np.ndarray) and value.dtype.name == dtype:
-            return as_tensor(value)
+        if in_load() and isinstance(value, np.ndarray):
+            if in_skeleton():
+                here.origins.append((self, value))
+            if value.dtype.name == dtype:
+                return as_tensor(value)
         return stock(self, value, dtype)
 
     return _convert_to_tensor
