@@ -7,6 +7,7 @@
 - ``_front``    what a new lease gets: a model, a wait for one, or an error
 - ``_swaps``    how a slot goes from one model to the next; one at a time, the later wins
 - ``_bring``    loading for a slot: load, check, and retire what nobody holds any more
+- ``_spare``    what becomes of a model that nobody uses any more
 - ``_versions`` numbered folders: which there are, which are whole, which are wanted
 - ``_opening``  what a slot begins with
 - ``_watch``    following the newest version

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
+
 from asyncload.errors import SwapRefused
 from asyncload.events import Retired
 from asyncload.loader._load import Load
@@ -13,6 +15,7 @@ from asyncload.loader._options import LoadKeywords
 
 from ._lease import Generation, Target
 from ._ledger import Entry, Ledger, describe
+from ._spare import Spare
 
 __all__ = ["Bringer", "Check", "begin"]
 
@@ -34,15 +37,23 @@ class Bringer:
         loader: does it.
         options: of each load.
         check: called with each new model; what it raises refuses the model.
+        spare: where models go that nobody uses any more, for the next ones.
         ledger: where it is noted.
     """
 
     def __init__(
-        self, loader: Loader, options: LoadKeywords, check: Check | None, ledger: Ledger
+        self,
+        loader: Loader,
+        options: LoadKeywords,
+        *,
+        check: Check | None,
+        spare: Spare,
+        ledger: Ledger,
     ) -> None:
         self._loader = loader
         self._options = options
         self._check = check
+        self._spare = spare
         self._ledger = ledger
 
     async def look(self, entry: Entry) -> None:
@@ -65,9 +76,7 @@ class Bringer:
             Exception: as `Loader.load` does.
         """
         entry.state = "loading"
-        load = begin(self._loader, entry.target, self._options)
-        generation = Generation(await load, entry.target, load.progress.bytes_total or 0)
-        entry.generation = generation
+        entry.generation = generation = await self._load(entry.target)
         if check and self._check is not None:
             try:
                 await self._check(generation.model)
@@ -79,14 +88,36 @@ class Bringer:
                 ) from error
         return generation
 
+    async def _load(self, target: Target) -> Generation:
+        spare = self._spare.take()
+        load = begin(self._loader, target, {**self._options, "reuse": spare})
+        try:
+            model = await load
+        except BaseException:
+            if load.progress.stage != "waiting":  # else it has not begun, and never will
+                with anyio.CancelScope(shield=True):  # nothing may change the spare any more
+                    async for _ in load.events():
+                        pass
+            self._spare.give_back(spare)
+            raise
+        return Generation(model, target, load.progress.bytes_total or 0)
+
+    async def discard(self, generation: Generation) -> None:
+        """Drop a model that nobody holds."""
+        model, generation.model = generation.model, None
+        if model is not None:
+            await self._spare.put(model)
+
     async def retire(self, generation: Generation) -> None:
         """Drop a model once its last lease has ended."""
         entry = self._ledger.entry_of(generation)
         if entry is not None:
             entry.state = "unloading"
         await generation.unheld()
-        generation.model = None
-        generation.gone.set()
+        try:
+            await self.discard(generation)
+        finally:
+            generation.gone.set()
         if entry is not None:
             self._ledger.end(entry)
         target = generation.target

@@ -21,6 +21,7 @@ from asyncload.memory import parse_size
 from ._bring import begin
 from ._lease import Generation, Lease, Target, holders
 from ._lru import Share, to_evict
+from ._spare import emptied, refuse_reuse
 
 __all__ = ["CacheStatus", "CachedModel", "ModelCache"]
 
@@ -137,10 +138,12 @@ class ModelCache:
     ) -> None:
         self._loader = default_loader() if loader is None else loader
         self._max_bytes = parse_size(max_bytes)
+        refuse_reuse(options)
         _check_limit(self._max_bytes, self._loader.memory)
         self._lease_timeout = lease_timeout
         self._options = options
         self._models: dict[str, _Cached] = {}  # the one used least recently first
+        self._dropped: list[Any] = []  # models that are yet to be emptied
         self._room = asyncio.Lock()
         self._news = asyncio.Event()
         self._closed = False
@@ -180,6 +183,7 @@ class ModelCache:
             pass
         for uri in list(self._models):
             self._drop(uri)
+        await self._empty()
 
     # --- models ----------------------------------------------------------------------------
 
@@ -230,6 +234,7 @@ class ModelCache:
         cached = self._models.get(os.fspath(uri))
         if cached is not None and cached.share.idle:
             self._drop(cached.target.uri)
+            await self._empty()
         return os.fspath(uri) not in self._models
 
     @property
@@ -317,6 +322,7 @@ class ModelCache:
             try:
                 found = await _announced(load)
                 if found is None or found == cached.nbytes or self._take(cached, found):
+                    await self._empty()
                     model = await load
                     break
             except BaseException:
@@ -357,6 +363,7 @@ class ModelCache:
                 while not self._take(cached, nbytes):
                     self._news.clear()
                     await self._news.wait()
+            await self._empty()
         except TimeoutError:
             raise MemoryLimitExceeded(
                 f"needs {nbytes:,} bytes of the cache's {self._max_bytes:,}, and for "
@@ -376,8 +383,14 @@ class ModelCache:
     def _drop(self, uri: str) -> None:
         cached = self._models.pop(uri)
         if cached.generation is not None and not cached.generation.leases:
+            self._dropped.append(cached.generation.model)
             cached.generation.model = None
         self._tell()
+
+    async def _empty(self) -> None:
+        """Have the memory of what was dropped given back."""
+        while self._dropped:
+            await emptied(self._dropped.pop())
 
     def _tell(self) -> None:
         self._news.set()

@@ -32,6 +32,7 @@ from ._front import Front
 from ._lease import Lease, Target, holders
 from ._ledger import Ledger, SlotStatus, Swapped, VersionStatus, describe
 from ._opening import Opening
+from ._spare import Spare, refuse_reuse
 from ._swaps import SwapPolicy, Swaps
 from ._versions import Base, VersionPolicy, latest, specific
 from ._watch import Watch
@@ -82,6 +83,8 @@ class ModelSlot:
             keeps the old model. Calls of the model belong into a thread, as anywhere else.
         lease_timeout: seconds that a swap, or leaving the slot, waits for leases of the old model;
             ``None`` for as long as they last.
+        spare: whether the model that was retired last is kept without its values, for the next: one
+            that differs in its values only takes its place, and nothing is built or traced for it.
         wait: whether entering waits until a model serves, and raises if none can be loaded.
             Otherwise it is loaded in the background, and leases wait for it.
         observer: called with the slot's events (`Switched`, `Retired`, `SwapFailed`), on the loop's
@@ -102,6 +105,7 @@ class ModelSlot:
         marker: str | None = None,
         check: Check | None = None,
         lease_timeout: float | None = LEASE_TIMEOUT,
+        spare: bool = True,
         wait: bool = True,
         observer: Observer | None = None,
         **options: Unpack[LoadKeywords],
@@ -112,11 +116,13 @@ class ModelSlot:
             raise ValueError(f"policy is 'availability' or 'resource', not {policy!r}")
         if policy == "resource" and self._versions.count > 1:
             raise ValueError("policy='resource' keeps one model at a time; want one version")
+        refuse_reuse(options)
         self._loader = loader
         self._policy: SwapPolicy = policy
         self._marker = marker
         self._check = check
         self._lease_timeout = lease_timeout
+        self._spare = Spare(keep=spare)
         self._wait = wait
         self._options = options
         self._ledger = Ledger(observer)
@@ -184,7 +190,13 @@ class ModelSlot:
         """Hold the tasks of the slot; ends when it is closed, or when the loop cancels it."""
         try:
             async with anyio.create_task_group() as group:
-                bringer = Bringer(loader, self._options, self._check, self._ledger)
+                bringer = Bringer(
+                    loader,
+                    self._options,
+                    check=self._check,
+                    spare=self._spare,
+                    ledger=self._ledger,
+                )
                 self._swaps = Swaps(
                     self._front,
                     bringer,
@@ -203,6 +215,7 @@ class ModelSlot:
             self._closing.set()
             self._begun.set()
             self._front.close()
+            self._spare.take()
 
     async def _load_first_quietly(self) -> None:
         try:

@@ -170,7 +170,7 @@ class Swaps:
             try:
                 generation = await self._bringer.bring(entry)
             except BaseException as error:
-                self._drop(entry, error)
+                await self._drop(entry, error)
                 raise
             entry.state = "available"
             self._front.others[target.version] = generation
@@ -252,7 +252,7 @@ class Swaps:
 
     async def _give_up(self, attempt: _Attempt, error: BaseException) -> None:
         """Undo what a swap has done that will not switch, and tell why."""
-        self._drop(attempt.entry, error)
+        await self._drop(attempt.entry, error)
         if not attempt.overtaken:
             if self._lost is not None:
                 await self._restore(error)
@@ -260,11 +260,11 @@ class Swaps:
                 self._front.refuse(describe(error))
         attempt.fail(error)
 
-    def _drop(self, entry: Entry, error: BaseException) -> None:
+    async def _drop(self, entry: Entry, error: BaseException) -> None:
         generation = entry.generation
         self._ledger.end(entry, error)
         if generation is not None:
-            generation.model = None
+            await self._bringer.discard(generation)
         if isinstance(error, Exception):
             target, text = entry.target, describe(error)
             self._ledger.emit(SwapFailed(uri=target.shown, version=target.version, error=text))

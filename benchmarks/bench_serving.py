@@ -1,0 +1,408 @@
+"""Slots while they serve: requests beside swaps, with Keras in a thread doing the same.
+
+python benchmarks/bench_serving.py [--quick] [--rounds N] [--json FILE]
+
+A small model answers at 70 % of what the machine can do, while large ones arrive in another slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import statistics
+import time
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import psutil
+import uvloop
+from _measure import CACHE, Options, Report, options, read_all, seconds
+from bench_keras import model_file
+
+import asyncload
+from asyncload._probe import LoopProbe, Stall
+
+# Model -> side of its images.
+MODELS = {"ResNet152": 224, "EfficientNetB7": 600}
+QUICK = {"EfficientNetB0": 224}
+FOREGROUND = "MobileNetV3Small"
+
+SHARE = 0.7  # of the machine's capacity that requests take
+CLOSED = 1.0  # seconds in which the capacity is measured
+WINDOW, QUICK_WINDOW = 12.0, 4.0  # seconds of requests beside each way of loading
+AT_ONCE = 2  # requests that are computed at once
+SWAPS, QUICK_SWAPS = 1000, 100
+EARLY = 10  # swaps before memory is looked at for the first time
+STEADY = 5  # requests
+
+THROUGHPUT, LATENCY = 0.9, 1.3  # beside the same without loading
+SWAP, FIRST_REQUEST = 30.0, 1.2
+P99, MAX = 2.0, 15.0  # ms of stall
+MEMORY = 1.02
+
+Ask = Callable[[], Awaitable[Any]]
+
+
+def next_version(path: Path) -> Path:
+    """Return the same model with other values, made on first use."""
+    other = path.with_name(f"{path.stem}-next{path.suffix}")
+    if not other.exists():
+        import keras
+
+        model = keras.models.load_model(path, compile=False)
+        for variable in model.weights:
+            variable.assign(variable * 1.01)
+        unfinished = other.with_name(f"unfinished-{other.name}")
+        model.save(unfinished)
+        unfinished.rename(other)
+    return other
+
+
+class Answering:
+    """Calls models by a function of each, as services do: traced once, kept with the model."""
+
+    def __init__(self, side: int) -> None:
+        self._functions: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self._image = np.random.default_rng(0).random((1, side, side, 3), "float32")
+
+    def __call__(self, model: Any) -> Any:
+        """Answer one request; runs in a thread."""
+        import tensorflow as tf
+
+        function = self._functions.get(model)
+        if function is None:
+            function = self._functions[model] = _traced(model)
+        return function(tf.constant(self._image)).numpy()
+
+
+def _traced(model: Any) -> Any:
+    import tensorflow as tf
+
+    reference = weakref.ref(model)  # or the function would keep what it is kept with
+
+    def call(x: Any) -> Any:
+        living: Any = reference()
+        return living(x, training=False)
+
+    return tf.function(call)
+
+
+@dataclass(slots=True)
+class Answers:
+    """What became of requests that came at a steady rate.
+
+    Attributes:
+        waits: seconds from when each was due to its answer.
+        failures: how many got none.
+        span: seconds from the first that was due to the last answer.
+    """
+
+    waits: list[float] = field(default_factory=list)
+    failures: int = 0
+    span: float = 0.0
+
+    def add(self, other: Answers) -> None:
+        """Take in what became of others."""
+        self.waits += other.waits
+        self.failures += other.failures
+        self.span += other.span
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return len(self.waits) / self.span
+
+    @property
+    def p99(self) -> float:
+        """Milliseconds."""
+        return sorted(self.waits)[int(len(self.waits) * 0.99)] * 1e3
+
+
+async def capacity(ask: Ask) -> float:
+    """Return how many requests a second the machine answers, one after the other."""
+    end = time.perf_counter() + CLOSED
+    count = 0
+
+    async def client() -> None:
+        nonlocal count
+        while time.perf_counter() < end:
+            await ask()
+            count += 1
+
+    await asyncio.gather(*(client() for _ in range(AT_ONCE)))
+    return count / CLOSED
+
+
+@asynccontextmanager
+async def requests(ask: Ask, rate: float) -> AsyncIterator[Answers]:
+    """Ask at a steady rate, whether answers come or not, until the block ends."""
+    answers, ended = Answers(), asyncio.Event()
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(due: float) -> None:
+        try:
+            async with places:
+                await ask()
+        except Exception as error:  # noqa: BLE001 - counted
+            answers.failures += 1
+            print("failed:", type(error).__name__, error)
+        else:
+            answers.waits.append(time.perf_counter() - due)
+
+    async def generate(group: asyncio.TaskGroup) -> None:
+        begin = time.perf_counter()
+        for number in itertools.count():
+            due = begin + number / rate
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), max(0.0, due - time.perf_counter()))
+            if ended.is_set():
+                return
+            group.create_task(one(due))
+
+    begin = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(generate(group))
+        try:
+            yield answers
+        finally:
+            ended.set()
+    answers.span = time.perf_counter() - begin
+
+
+async def beside(
+    ask: Ask, rate: float, window: float, work: Callable[[], Awaitable[object]]
+) -> tuple[Answers, list[float], list[float]]:
+    """Do work again and again beside requests.
+
+    Returns:
+        The answers, the seconds that each piece of work took, the lags of the loop.
+    """
+    gc.collect()
+    took: list[float] = []
+    async with requests(ask, rate) as answers, LoopProbe() as probe:
+        end = time.perf_counter() + window
+        while time.perf_counter() < end:
+            took.append((await seconds(work))[0])
+    return answers, took, list(probe.lags)
+
+
+async def main(given: Options) -> None:
+    report = Report("Serving", given)
+    window = QUICK_WINDOW if given.quick else WINDOW
+    small = await asyncio.to_thread(model_file, FOREGROUND)
+    answer = Answering(224)
+    async with asyncload.Loader() as loader, asyncload.ModelSlot(small, loader=loader) as slot:
+        await slot.run(answer)
+
+        async def ask() -> None:
+            await slot.run(answer)
+
+        for name, side in (QUICK if given.quick else MODELS).items():
+            first = await asyncio.to_thread(model_file, name)
+            paths = [first, await asyncio.to_thread(next_version, first)]
+            await asyncio.to_thread(read_all, paths)
+            await foreground(report, name, loader, paths, ask, window, given.rounds)
+            await speed(report, name, loader, paths, side, given.rounds)
+    await many_swaps(report, QUICK_SWAPS if given.quick else SWAPS)
+    report.finish()
+
+
+@dataclass(slots=True)
+class Beside:
+    """What was measured of requests while one way of loading was under way, over all rounds."""
+
+    answers: Answers = field(default_factory=Answers)
+    lags: list[float] = field(default_factory=list)
+    loads: int = 0
+
+
+async def foreground(
+    report: Report,
+    name: str,
+    loader: asyncload.Loader,
+    paths: Sequence[Path],
+    ask: Ask,
+    window: float,
+    rounds: int,
+) -> None:
+    """Measure requests while nothing loads, models arrive in a slot, and Keras loads, in turns."""
+    import keras
+
+    turn = itertools.cycle(reversed(paths))
+    reusing = asyncload.ModelSlot(paths[0], loader=loader)
+    building = asyncload.ModelSlot(paths[0], loader=loader, spare=False)
+    ways: dict[str, Callable[[], Awaitable[object]]] = {
+        "nothing loads": lambda: asyncio.sleep(window / rounds),
+        "same architecture": lambda: reusing.swap(next(turn)),
+        "built anew": lambda: building.swap(next(turn)),
+        "keras in a thread": lambda: asyncio.to_thread(
+            keras.models.load_model, next(turn), compile=False
+        ),
+    }
+    found = {way: Beside() for way in ways}
+    rates = []
+    async with reusing, building:
+        for _ in range(3):  # builds what is reused from then on
+            await reusing.swap(next(turn))
+        for _ in range(rounds):
+            rates.append(SHARE * await capacity(ask))
+            for way, work in ways.items():
+                answers, took, lags = await beside(ask, rates[-1], window / rounds, work)
+                found[way].answers.add(answers)
+                found[way].lags += lags
+                found[way].loads += len(took)
+    report.note(f"{name}, requests offered", statistics.mean(rates), "/s")
+    show(report, name, found)
+
+
+def show(report: Report, name: str, found: Mapping[str, Beside]) -> None:
+    """Report what was measured beside each way of loading."""
+    idle = found["nothing loads"]
+    report.note(f"{name}, nothing loads, p99", idle.answers.p99, "ms")
+    report.note(f"{name}, nothing loads, stall p99", Stall.of(idle.lags).p99, "ms")
+    report.note(f"{name}, nothing loads, stall max", Stall.of(idle.lags).max, "ms")
+    for way, measured in found.items():
+        if measured is idle:
+            continue
+        what, stall = f"{name}, {way}", Stall.of(measured.lags)
+        throughput = measured.answers.rate / idle.answers.rate
+        latency = measured.answers.p99 / idle.answers.p99
+        report.note(f"{what}, loads beside requests", float(measured.loads), "")
+        if way == "keras in a thread":
+            report.note(f"{what}, throughput", throughput, "x")
+            report.note(f"{what}, p99", latency, "x")
+            report.note(f"{what}, stall p99", stall.p99, "ms")
+            report.note(f"{what}, stall max", stall.max, "ms")
+            continue
+        report.figure(f"{what}, throughput", throughput, "x", at_least=THROUGHPUT)
+        report.bound(f"{what}, p99", latency, "x", at_most=LATENCY)
+        report.bound(f"{what}, stall p99", stall.p99, "ms", at_most=P99)
+        report.bound(f"{what}, stall max", stall.max, "ms", at_most=MAX)
+        report.bound(f"{what}, requests failed", measured.answers.failures, "", at_most=0)
+
+
+async def speed(
+    report: Report,
+    name: str,
+    loader: asyncload.Loader,
+    paths: Sequence[Path],
+    side: int,
+    rounds: int,
+) -> None:
+    """Measure a swap to a version of the same architecture, and the first request after it."""
+    import keras
+
+    image = np.random.default_rng(0).random((1, side, side, 3), "float32")
+
+    def predict(model: Any) -> Any:
+        return model.predict(image, verbose=0)
+
+    def stock(path: Path) -> None:
+        predict(keras.models.load_model(path, compile=False))
+
+    took: dict[str, list[float]] = {"asyncload": [], "keras": []}
+    after: list[float] = []
+    turn = itertools.cycle(reversed(paths))
+    async with asyncload.ModelSlot(paths[0], loader=loader) as slot:
+        for _ in range(2):
+            await slot.run(predict)
+            await slot.swap(next(turn))
+        await slot.run(predict)
+        for _ in range(rounds):
+            steady = [(await seconds(lambda: slot.run(predict)))[0] for _ in range(STEADY)]
+            path = next(turn)
+            gc.collect()
+            took["keras"].append((await seconds(lambda p=path: asyncio.to_thread(stock, p)))[0])  # type: ignore[misc]
+            gc.collect()
+            took["asyncload"].append((await seconds(lambda p=path: slot.swap(p)))[0])  # type: ignore[misc]
+            first = (await seconds(lambda: slot.run(predict)))[0]
+            after.append(first / statistics.median(steady))
+    report.runs(f"{name}, the next version", took)
+    ratio = min(took["keras"]) / min(took["asyncload"])
+    what = f"{name}, a swap to the same architecture, beside load_model and first predict"
+    report.figure(what, ratio, "x", at_least=SWAP)
+    first = statistics.median(after)
+    report.bound(f"{name}, first request after it", first, "x", at_most=FIRST_REQUEST)
+
+
+# --- a thousand swaps ----------------------------------------------------------------------
+
+_PARTS, _SIDE = 4, 64
+
+
+def versions() -> list[Path]:
+    """Return models with nothing but their version in their weights, made on first use."""
+    paths = [CACHE / "serving" / f"{version}.keras" for version in range(1, 5)]
+    if not all(path.exists() for path in paths):
+        import keras
+
+        inputs = keras.Input((_SIDE,), name="x")
+        parts = [keras.layers.Dense(_SIDE, name=f"part{i}")(inputs) for i in range(_PARTS)]
+        model = keras.Model(inputs, keras.layers.Concatenate(name="parts")(parts), name="m")
+        paths[0].parent.mkdir(exist_ok=True)
+        for version, path in enumerate(paths, 1):
+            for variable in model.weights:
+                variable.assign(np.full(variable.shape, version, "float32"))
+            model.save(path)
+    return paths
+
+
+def version_of(model: Any) -> int:
+    """Return the version that all of a model's parts answer with; 0 if they differ."""
+    values = model(np.ones((1, _SIDE), "float32")).numpy() / (_SIDE + 1)
+    return int(values.min()) if values.min() == values.max() else 0
+
+
+async def many_swaps(report: Report, count: int) -> None:
+    """Swap again and again beside requests, whose answers say which version gave them."""
+    paths = await asyncio.to_thread(versions)
+    answered = failed = mixed = 0
+    ended = False
+
+    async def client(slot: asyncload.ModelSlot) -> None:
+        nonlocal answered, failed, mixed
+        while not ended:
+            lease = slot.lease()
+            try:
+                async with lease as model:
+                    version = await asyncio.to_thread(version_of, model)
+                    mixed += lease.uri != str(paths[version - 1]) or not version
+                answered += 1
+            except Exception as error:  # noqa: BLE001 - counted
+                failed += 1
+                print("failed:", type(error).__name__, error)
+
+    process = psutil.Process()
+    async with asyncload.Loader() as loader, asyncload.ModelSlot(paths[0], loader=loader) as slot:
+        clients = [asyncio.create_task(client(slot)) for _ in range(AT_ONCE)]
+        begin = time.perf_counter()
+        early = 0
+        for number in range(1, count + 1):
+            await slot.swap(paths[number % len(paths)])
+            if number == EARLY:
+                gc.collect()
+                early = process.memory_info().rss
+        elapsed = time.perf_counter() - begin
+        ended = True
+        await asyncio.gather(*clients)
+        gc.collect()
+        late = process.memory_info().rss
+    report.note(f"{count} swaps, answers meanwhile", float(answered), "")
+    report.note(f"{count} swaps, each", elapsed / count * 1e3, "ms")
+    report.bound(f"{count} swaps, requests failed", failed, "", at_most=0)
+    report.bound(f"{count} swaps, answers of two versions", mixed, "", at_most=0)
+    report.bound(
+        f"{count} swaps, memory beside that after {EARLY}", late / early, "x", at_most=MEMORY
+    )
+
+
+if __name__ == "__main__":
+    uvloop.run(main(options(__doc__)))
