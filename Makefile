@@ -43,6 +43,7 @@ bench: $(READY)  ## all benchmarks beside what they compare with; JSON into .cac
 	$(BIN)/python benchmarks/bench_saved_model.py --json .cache/bench/saved_model.json $(ARGS)
 	$(BIN)/python benchmarks/bench_formats.py --json .cache/bench/formats.json $(ARGS)
 	$(BIN)/python benchmarks/bench_loop.py --json .cache/bench/loop.json $(ARGS)
+	$(BIN)/python benchmarks/bench_serving.py --json .cache/bench/serving.json $(ARGS)
 
 soak: $(READY)  ## load, cancel and fail for minutes; memory, descriptors and processes must stay level
 	$(BIN)/python benchmarks/soak.py $(ARGS)
