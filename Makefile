@@ -36,12 +36,13 @@ format: $(READY)  ## let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## all benchmarks beside what they compare with; JSON into .cache/bench
+bench: $(READY) servers  ## all benchmarks beside what they compare with; JSON into .cache/bench
 	mkdir -p .cache/bench
 	$(BIN)/python benchmarks/bench_keras.py --json .cache/bench/keras.json $(ARGS)
 	$(BIN)/python benchmarks/bench_weights.py --json .cache/bench/weights.json $(ARGS)
 	$(BIN)/python benchmarks/bench_saved_model.py --json .cache/bench/saved_model.json $(ARGS)
 	$(BIN)/python benchmarks/bench_formats.py --json .cache/bench/formats.json $(ARGS)
+	$(BIN)/python benchmarks/bench_object.py --json .cache/bench/object.json $(ARGS)
 	$(BIN)/python benchmarks/bench_loop.py --json .cache/bench/loop.json $(ARGS)
 	$(BIN)/python benchmarks/bench_serving.py --json .cache/bench/serving.json $(ARGS)
 

@@ -46,23 +46,33 @@ Way = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asked for."""
+    """What the command line asked for; ``peer`` is the interpreter that has a peer installed."""
 
     quick: bool
     json: Path | None
     rounds: int
+    peer: str | None = None
 
 
-def options(description: str) -> Options:
-    """Parse the options that every benchmark takes."""
+def options(description: str, *, peer: str | None = None) -> Options:
+    """Parse the options that every benchmark takes.
+
+    Args:
+        description: shown by ``--help``.
+        peer: name of a peer that lives in an environment of its own, if there is one.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     parser.add_argument("--quick", action="store_true", help="small inputs, two rounds")
     parser.add_argument("--rounds", type=int, help="turns for each way (5; quick: 2)")
+    if peer is not None:
+        parser.add_argument(
+            f"--{peer}", dest="peer", metavar="PYTHON", help=f"an interpreter that has {peer}"
+        )
     given = parser.parse_args()
     rounds = given.rounds or (2 if given.quick else 5)
     CACHE.mkdir(parents=True, exist_ok=True)
-    return Options(given.quick, given.json, rounds)
+    return Options(given.quick, given.json, rounds, getattr(given, "peer", None))
 
 
 async def seconds(way: Way) -> tuple[float, Any]:
