@@ -20,6 +20,7 @@ from ._threads import end, in_thread
 __all__ = ["ObjectReader", "parts_of"]
 
 _HEAD = 64 << 10  # bytes; the first small read brings what headers take, in one round trip
+_KEEP = 8 << 20  # bytes of small reads that are kept; an index is seldom larger
 _SKIP = 1 << 20  # bytes that are read and dropped before a range, if the server knows none
 
 Part = tuple[int, list[memoryview]]  # offset in the object, and where its bytes go
@@ -58,7 +59,7 @@ class ObjectReader:
         self._pinned = version
         self._threads = threads
         self._ranges = True
-        self._head: bytes | None = None
+        self._kept: list[tuple[int, bytes]] = []  # (offset, bytes) of small reads: never read twice
         self._uses = 0
         self._closed = False
         self._released = asyncio.Event()
@@ -67,17 +68,23 @@ class ObjectReader:
         """Return ``length`` bytes from ``offset``; see `interfaces.Reader.read`."""
         with self._use():
             await self._expect_within(offset, length)
-            if self._head is not None and offset + length <= len(self._head):
-                return self._head[offset : offset + length]
+            for begin, kept in self._kept:
+                if begin <= offset and offset + length <= begin + len(kept):
+                    return kept[offset - begin : offset - begin + length]
             wanted = length
             if offset == 0 and length < _HEAD:
                 wanted = min(_HEAD, self.size)
             data = bytearray(wanted)
             await self._fill(offset, [memoryview(data)])
             content = await in_thread(self._threads, bytes, data)
-            if wanted > length:
-                self._head = content
+            self._keep(offset, content)
             return content[:length]
+
+    def _keep(self, offset: int, content: bytes) -> None:
+        held = sum(len(kept) for _, kept in self._kept)
+        if held + len(content) <= _KEEP:
+            self._kept.append((offset, content))
+            self._kept.sort(key=lambda piece: piece[0])
 
     async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill ``buffers`` with the bytes from ``offset``; see `interfaces.Reader.read_into`."""
@@ -125,7 +132,7 @@ class ObjectReader:
 
     def _release(self) -> None:
         if self._closed and not self._uses:
-            self._head = None
+            self._kept.clear()
             self._released.set()
 
     @contextmanager
@@ -155,7 +162,11 @@ class ObjectReader:
     # --- ranges ------------------------------------------------------------------------
 
     async def _fill(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        parts = list(parts_of(offset, buffers, self._store.options.part_size))
+        known, missing = _split(offset, buffers, self._kept)
+        for content, targets in known:
+            await in_thread(self._threads, _scatter, content, targets)
+        size = self._store.options.part_size
+        parts = [part for begin, targets in missing for part in parts_of(begin, targets, size)]
         if self._ranges:
             try:
                 await self._fetch_all(parts)
@@ -165,6 +176,8 @@ class ObjectReader:
         await self._fetch_from_start(offset, buffers)
 
     async def _fetch_all(self, parts: list[Part]) -> None:
+        if not parts:
+            return
         if len(parts) == 1:  # the common case, and it needs no task
             await self._fetch(parts[0])
             return
@@ -236,6 +249,47 @@ def parts_of(offset: int, buffers: Sequence[memoryview], size: int) -> Iterator[
                 begin, taken, part = begin + taken, 0, []
     if part:
         yield begin, part
+
+
+def _split(
+    offset: int, buffers: Sequence[memoryview], kept: Sequence[tuple[int, bytes]]
+) -> tuple[list[tuple[memoryview, list[memoryview]]], list[Part]]:
+    """Tell what of a read is known from what is still to be fetched.
+
+    Args:
+        offset: of the first byte in the object.
+        buffers: where its bytes go, one after the other.
+        kept: (offset, bytes) that are known, in order.
+
+    Returns:
+        Known bytes, each with the buffers that they belong into; and the rest.
+    """
+    end = offset + sum(buffer.nbytes for buffer in buffers)
+    known, missing = [], []
+    position = offset
+    for begin, content in kept:
+        start, stop = max(begin, position), min(begin + len(content), end)
+        if start >= stop:
+            continue
+        if position < start:
+            missing.append((position, _between(buffers, position - offset, start - offset)))
+        view = memoryview(content)[start - begin : stop - begin]
+        known.append((view, _between(buffers, start - offset, stop - offset)))
+        position = stop
+    if position < end:
+        missing.append((position, _between(buffers, position - offset, end - offset)))
+    return known, missing
+
+
+def _between(buffers: Sequence[memoryview], start: int, stop: int) -> list[memoryview]:
+    """Return views of bytes ``start`` to ``stop`` of all that ``buffers`` hold together."""
+    found = []
+    for buffer in buffers:
+        view = (buffer.cast("B") if buffer.nbytes else buffer)[max(start, 0) : max(stop, 0)]
+        if view.nbytes:
+            found.append(view)
+        start, stop = start - buffer.nbytes, stop - buffer.nbytes
+    return found
 
 
 def _behind(buffers: Sequence[memoryview], nbytes: int) -> list[memoryview]:

@@ -15,13 +15,15 @@ LEAST, MOST = 4, 32  # requests
 _SHORTEST = 0.05  # seconds that one trial takes at least
 _BETTER, _WORSE = 1.1, 0.7  # of the best rate so far: what is more, or less, than noise
 _STEP = 1.5
+_REST = 16  # trials after one of more requests that did not pay, before the next
 
 
 class Climb:
     """Decides how many requests to have in flight: more while that pays, fewer when it ceases to.
 
-    A trial ends with as many requests as were in flight at once. What throttles us (503, 429) makes
-    the client wait, and so shows as a lower rate.
+    More that do not pay cost: each has a buffer of its own, whose pages have to be made. A trial
+    ends with as many requests as were in flight at once. What throttles us (503, 429) makes the
+    client wait, and so shows as a lower rate.
 
     Attributes:
         limit: requests in flight at present.
@@ -30,6 +32,8 @@ class Climb:
     def __init__(self) -> None:
         self.limit = START
         self._best = 0.0  # bytes per second
+        self._before: int | None = None  # the limit that a trial of more goes back to
+        self._rest = 1  # trials until the next one of more
         self._begin: float | None = None
         self._requests = 0
         self._nbytes = 0
@@ -53,12 +57,24 @@ class Climb:
             self._begin, self._requests, self._nbytes = now, 0, 0
 
     def _judge(self, rate: float) -> None:
-        if rate > self._best * _BETTER:
-            self._best = rate
-            self.limit = min(int(self.limit * _STEP), MOST)
+        if self._before is not None:
+            if rate > self._best * _BETTER:
+                self._try_more(rate)
+            else:
+                self.limit, self._before, self._rest = self._before, None, _REST
         elif rate < self._best * _WORSE:
             self._best = rate
             self.limit = max(int(self.limit / _STEP), LEAST)
+        elif self._rest > 0:
+            self._best = max(rate, self._best)
+            self._rest -= 1
+        else:
+            self._try_more(rate)
+
+    def _try_more(self, rate: float) -> None:
+        self._best = rate
+        self._before = self.limit if self.limit < MOST else None
+        self.limit = min(int(self.limit * _STEP), MOST)
 
 
 class RequestLimit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
+import math
 
 import pytest
 from hypothesis import given
@@ -20,28 +20,41 @@ class Link:
         self.climb = Climb()
         self.now = 0.0
 
-    def drive(self, rate: float, requests: int = 400) -> int:
-        """Have requests of 8 MiB end at a rate in bytes per second; return the limit then."""
+    def drive(self, rate: float, requests: int = 400, *, each: float = math.inf) -> int:
+        """Have requests of 8 MiB end; return the limit then.
+
+        Args:
+            rate: bytes per second that the link carries.
+            requests: how many.
+            each: bytes per second that one request gets at most.
+        """
         for _ in range(requests):
-            self.now += (8 << 20) / rate
+            self.now += (8 << 20) / min(rate, self.climb.limit * each)
             self.climb.ended(8 << 20, self.now, full=True)
         return self.climb.limit
 
 
-def test_starts_and_grows_with_the_rate() -> None:
+def test_grows_while_that_brings_more() -> None:
     link = Link()
     assert link.climb.limit == START
-    assert link.drive(1e9) == int(START * 1.5)  # better than nothing, and then no better
-    assert link.drive(1.5e9) == MOST
+    assert link.drive(1e10, each=5e7) == MOST
+
+
+def test_goes_back_when_more_bring_nothing() -> None:
+    link = Link()
+    limits = {link.drive(1e9, 1) for _ in range(600)}
+    assert limits == {START, int(START * 1.5)}  # which is tried again now and then
+    assert sum(link.drive(1e9, 1) > START for _ in range(1000)) < 200
 
 
 def test_shrinks_when_the_rate_falls() -> None:
     link = Link()
-    for rate in (1e9, 2e9):
-        link.drive(rate)
+    link.drive(1e9)
     limits = [link.drive(rate) for rate in (1e9, 5e8, 2.5e8, 1e8, 5e7, 2e7)]
-    assert all(later <= earlier for earlier, later in pairwise(limits))
-    assert limits[-1] == LEAST
+    assert limits[-1] <= limits[2] < limits[0]
+    while limits[-1] > LEAST:
+        limits.append(link.drive(2e7 / len(limits) ** 2))
+        assert len(limits) < 30
 
 
 def test_learns_nothing_while_it_is_not_full() -> None:
