@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import builtins
 import datetime as dt
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from .errors import SourceError
-from .manifest import FileEntry, Manifest
+from .manifest import FileEntry, Manifest, TensorEntry
 
 __all__ = [
     "CheckedReader",
     "Checksum",
     "Compound",
     "Format",
+    "HeldReader",
     "Indexing",
     "ListEntry",
     "OpenFiles",
@@ -107,6 +108,32 @@ class Reader(Protocol):
 
     async def aclose(self) -> None:
         """Close the file; closing twice is fine."""
+        ...
+
+
+class HeldReader(Reader, Protocol):
+    """A range on its way into memory that other processes see at ``path``; reads wait for it.
+
+    Attributes:
+        version: as `manifest.memory_version` names that memory.
+    """
+
+    def present(self) -> tuple[tuple[int, int], ...]:
+        """Return what has come: (first byte, the one behind the last) of stretches, in order."""
+        ...
+
+    async def expect(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Have (offset, length) spans come before all others, and wait until they are there.
+
+        Raises: as `read` does.
+        """
+        ...
+
+    async def more(self, nbytes: int) -> None:
+        """Wait until ``nbytes`` more have come than by now, or all.
+
+        Raises: as `read` does.
+        """
         ...
 
 
@@ -266,7 +293,11 @@ def _publish_nothing(documents: Mapping[str, bytes]) -> None:
     pass
 
 
-async def _hold_nothing(file: int, offset: int, length: int) -> Reader:
+def _read_later(tensors: Mapping[str, TensorEntry]) -> None:
+    del tensors
+
+
+async def _hold_nothing(file: int, offset: int, length: int) -> HeldReader:
     raise SourceError(
         f"a worker has to read {length:,} bytes at {offset:,} of file {file} of this load, which "
         "it cannot open; load it with a Loader"
@@ -289,8 +320,10 @@ class Indexing:
             lives as long as the load.
         hold: to be called for a range that another process has to read, of a file that it cannot
             open: (index in ``files``, offset, length) -> a reader of that range alone, which has
-            a path. The range is fetched whole, once: what ``files`` has at that index reads it
-            from memory from then on.
+            a path. The range is fetched whole, once, from now on: what ``files`` has at that
+            index reads it from memory.
+        found: to be called with tensors as soon as it is known where they lie, before others are:
+            name -> entry, both as the manifest will have them. They may be read at once.
     """
 
     source: Source
@@ -298,7 +331,8 @@ class Indexing:
     workers: WorkerPool
     unpack: Callable[[Reader, int, int, int, int], Awaitable[Reader]]
     publish: Callable[[Mapping[str, bytes]], None] = _publish_nothing
-    hold: Callable[[int, int, int], Awaitable[Reader]] = _hold_nothing
+    hold: Callable[[int, int, int], Awaitable[HeldReader]] = _hold_nothing
+    found: Callable[[Mapping[str, TensorEntry]], None] = _read_later
 
     async def parse(self, function: Callable[..., Result], data: bytes, *args: Any) -> Result:
         """Call ``function(data, *args)`` off the loop: in a thread if ``data`` is small.

@@ -34,6 +34,7 @@ __all__ = [
     "Strings",
     "TensorEntry",
     "file_version",
+    "memory_version",
     "numpy_dtype",
 ]
 
@@ -78,6 +79,11 @@ def _itemsize(dtype: str) -> int:
 def file_version(status: os.stat_result) -> str:
     """Return what names the content of a local file: device, inode, size and mtime."""
     return f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def memory_version(inode: int, size: int) -> str:
+    """Return what names memory that a path leads to, while its content is still on its way."""
+    return f"memory-{inode:x}-{size:x}"
 
 
 @dataclass(frozen=True, slots=True)

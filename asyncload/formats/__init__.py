@@ -33,6 +33,7 @@ __all__ = [
     "SAVED_MODEL",
     "WARMUP_REQUESTS",
     "detect",
+    "detect_by_name",
     "detect_folder",
     "without_legacy_optimizer",
 ]
@@ -74,11 +75,12 @@ def detect(name: str, head: bytes, *, uri: str) -> Format:
     Raises:
         UnknownFormat: it is none of `FORMATS`.
     """
-    lower = name.lower()
-    for evidence in ((lower, b""), ("", head)):
-        for candidate in FORMATS:
-            if candidate.matches(*evidence):
-                return candidate
+    by_name = detect_by_name(name)
+    if by_name is not None:
+        return by_name
+    for candidate in FORMATS:
+        if candidate.matches("", head):
+            return candidate
     known = ", ".join(candidate.name for candidate in FORMATS)
     found = f"begins with {head!r}" if head else "is empty"
     raise UnknownFormat(
@@ -86,6 +88,12 @@ def detect(name: str, head: bytes, *, uri: str) -> Format:
         "give the file the usual ending if it is one of them.",
         uri=uri,
     )
+
+
+def detect_by_name(name: str) -> Format | None:
+    """Return the format of a file of this name; ``None`` where only its bytes can tell."""
+    lower = name.lower()
+    return next((each for each in FORMATS if each.matches(lower, b"")), None)
 
 
 def detect_folder(names: Collection[str], *, uri: str) -> tuple[str, Format]:

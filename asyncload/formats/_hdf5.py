@@ -6,13 +6,16 @@ and take 50 ms for a thousand datasets (`_hdf5_walk`). It reads no dataset's dat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from asyncload.errors import FormatError
 from asyncload.interfaces import Indexing
 from asyncload.manifest import Chunk, Chunked, Encoding, Inline, Reorder, TensorEntry
 
+from ._hdf5_early import walk_as_it_comes
 from ._hdf5_rows import RawEncoding, Row
 
 __all__ = ["MAGIC", "index_hdf5", "read_structures"]
@@ -23,16 +26,23 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 async def index_hdf5(
-    indexing: Indexing, file: int, *, base: int = 0, length: int | None = None
+    indexing: Indexing,
+    file: int,
+    *,
+    base: int = 0,
+    length: int | None = None,
+    early: bool = False,
 ) -> dict[str, TensorEntry]:
     """Index an HDF5 file, or one that lies as it is within a file.
 
     Args:
         indexing: what to work with.
         file: index of the file in ``indexing.files``. Where its reader has no ``path``, the HDF5
-            file is fetched whole first, as its index is scattered all over it.
+            file is fetched whole, as its index is scattered all over it.
         base: offset of the HDF5 file within the file.
         length: its length in bytes; ``None`` for all that follows.
+        early: whether tensors are reported (``indexing.found``) while the file is being fetched:
+            the manifest is to have all of them, as they are.
 
     Returns:
         The tensors by the path of their dataset (``layers/dense/vars/0``), in the order of
@@ -46,8 +56,17 @@ async def index_hdf5(
         FormatError: a dataset's type makes no tensor.
         SourceChanged: the file is another now than the one that was opened.
     """
+    reader = indexing.files.readers[file]
+    entries = functools.partial(_entries, file=file, base=base)
+    if early and reader.path is None:
+        length = reader.size - base if length is None else length
+        with _naming(reader.uri):
+            held = await indexing.hold(file, base, length)
+            found = await walk_as_it_comes(indexing, held, entries)
+        if found is not None:
+            return found
     rows = await read_structures(indexing, file, _walk, base=base, length=length)
-    return await indexing.workers.run_in_thread(_entries, rows, file, base)
+    return await indexing.workers.run_in_thread(entries, rows)
 
 
 async def read_structures(
@@ -75,17 +94,24 @@ async def read_structures(
     """
     reader = indexing.files.readers[file]
     length = reader.size - base if length is None else length
-    try:
+    with _naming(reader.uri):
         begin = base
         if reader.path is None:
-            reader, begin = await indexing.hold(file, base, length), 0
+            held = await indexing.hold(file, base, length)
+            await held.more(length)
+            reader, begin = held, 0
         return await indexing.workers.run(
             _in_path, function, reader.path, reader.version, begin, length, reader.uri
         )
+
+
+@contextmanager
+def _naming(uri: str) -> Iterator[None]:
+    """Say in errors which file they are about; what the workers raise by themselves knows none."""
+    try:
+        yield
     except FormatError as error:
-        # What the workers raise by themselves, such as TooLarge, knows no file.
-        if error.uri is None:
-            error.uri = reader.uri
+        error.uri = error.uri or uri
         raise
 
 
@@ -105,7 +131,7 @@ def _walk(file: Any) -> list[Row]:
     return walk(file)
 
 
-def _entries(rows: list[Row], file: int, base: int) -> dict[str, TensorEntry]:
+def _entries(rows: Sequence[Row], file: int, base: int) -> dict[str, TensorEntry]:
     return {
         name: TensorEntry(
             name, dtype, shape, file, base + offset, length, encoding and _encoding(encoding, base)

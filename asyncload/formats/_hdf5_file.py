@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 from h5py import h5f, h5fd, h5p
 
 from asyncload.errors import AsyncloadError, Corrupt, SourceChanged
-from asyncload.manifest import file_version
+from asyncload.manifest import file_version, memory_version
 
-from ._hdf5_window import FileWindow
+from ._hdf5_window import BytesMissing, FileWindow
 
 __all__ = ["OpenFile", "open_path"]
 
@@ -27,32 +27,46 @@ class OpenFile:
 
     Attributes:
         id: an `h5py.h5f.FileID`.
-        length: of the file, in bytes.
+        window: through which HDF5 reads it.
         uri: for messages.
     """
 
     id: Any
-    length: int
+    window: FileWindow
     uri: str
+
+    @property
+    def length(self) -> int:
+        """Bytes of the file."""
+        return self.window.length
 
 
 @contextmanager
-def open_path(path: str, version: str, base: int, length: int, uri: str) -> Iterator[OpenFile]:
+def open_path(
+    path: str,
+    version: str,
+    base: int,
+    length: int,
+    uri: str,
+    present: Sequence[tuple[int, int]] | None = None,
+) -> Iterator[OpenFile]:
     """Open an HDF5 file that lies in another file, until the block ends.
 
     Args:
         path: of the other file.
-        version: that it must have, as `manifest.file_version` names it.
+        version: that it must have, as `manifest.file_version` or `memory_version` names it.
         base: its first byte in the other file.
         length: in bytes.
         uri: for messages.
+        present: what of it is there; see `FileWindow`.
 
     Raises:
+        BytesMissing: so much of it is not there that it cannot be opened.
         SourceChanged: the other file is another now than the one that was opened.
         Corrupt: HDF5 failed, here or in the block.
     """
     with _opened(path, version, uri) as descriptor:
-        window = FileWindow(descriptor, base, length, uri)
+        window = FileWindow(descriptor, base, length, uri, present)
         with _hdf5(window, uri) as file:
             yield file
 
@@ -65,7 +79,8 @@ def _opened(path: str, version: str, uri: str) -> Iterator[int]:
     except OSError as error:
         raise SourceChanged(changed, uri=uri) from error
     try:
-        if file_version(os.fstat(descriptor)) != version:
+        status = os.fstat(descriptor)
+        if version not in (file_version(status), memory_version(status.st_ino, status.st_size)):
             raise SourceChanged(changed, uri=uri)
         yield descriptor
     finally:
@@ -84,7 +99,7 @@ def _hdf5(window: FileWindow, uri: str) -> Iterator[OpenFile]:
         try:
             file = h5f.open(b"a window", h5f.ACC_RDONLY, access)
             try:
-                yield OpenFile(file, window.length, uri)
+                yield OpenFile(file, window, uri)
             finally:
                 file.close()
         finally:
@@ -95,7 +110,7 @@ def _hdf5(window: FileWindow, uri: str) -> Iterator[OpenFile]:
 def _translated(window: FileWindow, uri: str) -> Iterator[None]:
     try:
         yield
-    except AsyncloadError:
+    except (AsyncloadError, BytesMissing):
         raise
     except _HDF5_ERRORS as error:
         if window.error is not None:

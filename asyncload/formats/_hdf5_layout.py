@@ -35,15 +35,22 @@ class Layouts:
         length: of the HDF5 file, in bytes.
         userblock: bytes before its superblock.
         uri: for messages.
+        counted: what `counted` was, where others have been counted before.
     """
 
-    def __init__(self, length: int, userblock: int, uri: str) -> None:
+    def __init__(
+        self, length: int, userblock: int, uri: str, counted: tuple[int, int] = (0, 0)
+    ) -> None:
         self._length = length
         self._userblock = userblock
         self._uri = uri
         self._types = Types(uri)
-        self._stored = 0
-        self._decoded = 0
+        self._stored, self._decoded = counted
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Bytes that the datasets so far declare: stored, and decoded."""
+        return self._stored, self._decoded
 
     def row(self, dataset: Any, name: str) -> Row:
         """Return the row of a dataset (`h5py.h5d.DatasetID`).

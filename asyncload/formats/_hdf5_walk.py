@@ -18,7 +18,7 @@ from ._hdf5_file import OpenFile, open_path
 from ._hdf5_layout import Layouts
 from ._hdf5_rows import Row
 
-__all__ = ["walk", "walk_file"]
+__all__ = ["text_of", "walk", "walk_file"]
 
 
 def walk_file(path: str, version: str, base: int, length: int, uri: str) -> list[Row]:
@@ -39,7 +39,7 @@ def walk(file: OpenFile) -> list[Row]:
     for raw_name in _leaves(root, uri):
         found = h5o.open(root, raw_name)
         if isinstance(found, h5d.DatasetID):
-            rows.append(layouts.row(found, _text(raw_name, uri)))
+            rows.append(layouts.row(found, text_of(raw_name, uri)))
         elif isinstance(found, h5g.GroupID) and found.get_num_objs():
             # HDF5 has entered it by its other name, and does so once.
             raise _loop(raw_name, uri)
@@ -79,7 +79,8 @@ def _loop(name: bytes, uri: str) -> Unsafe:
     )
 
 
-def _text(name: bytes, uri: str) -> str:
+def text_of(name: bytes, uri: str) -> str:
+    """Return a dataset's path as text."""
     try:
         return name.decode()
     except UnicodeDecodeError as error:

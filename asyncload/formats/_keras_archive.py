@@ -118,7 +118,7 @@ async def _index_weights(
     if member.name == _WEIGHTS_NPZ:
         tensors, _ = await index_npz(indexing, file, base=base, length=length)
         return tensors
-    return await index_hdf5(indexing, file, base=base, length=length)
+    return await index_hdf5(indexing, file, base=base, length=length, early=True)
 
 
 async def _index_assets(indexing: Indexing, archive: _zip.Archive) -> dict[str, TensorEntry]:

@@ -56,7 +56,7 @@ class KerasSharded:
         shards = _named(weight_map)
 
         async def index_shard(file: int) -> dict[str, TensorEntry]:
-            return await index_hdf5(indexing, file)
+            return await index_hdf5(indexing, file, early=True)
 
         files = await open_shards(indexing, shards)
         found = await for_each(files, index_shard, limit=AT_ONCE)

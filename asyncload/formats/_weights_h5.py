@@ -28,7 +28,7 @@ class WeightsH5:
 
     async def index(self, indexing: Indexing) -> Manifest:
         """Index the file."""
-        tensors = await index_hdf5(indexing, 0)
+        tensors = await index_hdf5(indexing, 0, early=True)
         return Manifest(
             uri=indexing.source.uri,
             format=self.name,

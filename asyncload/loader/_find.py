@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncload.errors import NotFound, Unsafe
-from asyncload.formats import FOLDERS, PREFIXES, detect, detect_folder
+from asyncload.formats import FOLDERS, PREFIXES, detect, detect_by_name, detect_folder
 from asyncload.interfaces import Format, Reader, Source
 
 __all__ = ["find_format"]
@@ -26,6 +26,8 @@ async def find_format(source: Source) -> tuple[Format, Reader]:
         member, chosen = detect_folder(names, uri=source.uri)
         return chosen, await source.open(member)
     reader = await source.open()
+    if (chosen_by_name := detect_by_name(source.name)) is not None:
+        return chosen_by_name, reader
     head = await reader.read(0, min(_HEAD, reader.size))
     return detect(source.name, head, uri=source.uri), reader
 

@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
 from asyncload.formats import WARMUP_REQUESTS, without_legacy_optimizer
-from asyncload.interfaces import Indexing, ListEntry, OpenFiles, Reader
+from asyncload.interfaces import HeldReader, Indexing, ListEntry, OpenFiles, Reader
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool
-from asyncload.pipeline import HeldRange, Pipeline, fetch_range, unpack
+from asyncload.pipeline import EarlyReads, HeldPart, HeldRange, Pipeline, unpack
 from asyncload.sources import StorageOptions, Stores, open_source
 from asyncload.workers import Workers
 
@@ -73,6 +73,10 @@ def _want_no_document(documents: Mapping[str, bytes]) -> None:
     del documents
 
 
+def _read_nothing(tensors: Mapping[str, TensorEntry]) -> None:
+    del tensors
+
+
 class Flow:
     """One load, from its URI to its result.
 
@@ -101,13 +105,14 @@ class Flow:
         self._held = AsyncExitStack()
         self._reserved = False
         self._recall = Recall(resources.index_cache, resources.spare_time)
+        self._early: EarlyReads | None = None
 
     # --- what callers ask for ----------------------------------------------------------
 
     async def inspect(self) -> Manifest:
         """Index, and nothing else."""
         async with self._opened():
-            manifest = await self._index(_want_no_document)
+            manifest = await self._index(_want_no_document, _read_nothing)
             self._announce(manifest, manifest.nbytes, len(manifest.tensors))
             return manifest
 
@@ -120,7 +125,7 @@ class Flow:
         """Copy what a load would read into a folder."""
         async with self._opened():
             with self._stage("index"):
-                choice = await choose(self._indexing(_want_no_document))
+                choice = await choose(self._indexing(_want_no_document, _read_nothing))
             piece = StorageOptions.parse(self._storage).part_size
             fetch = Fetch(self._source, choice, options, emit=self._emit, piece=piece)
             self._emit(Indexed(uri=self.uri, format=choice.format, tensors=0, nbytes=choice.nbytes))
@@ -139,13 +144,13 @@ class Flow:
     async def weights(self, *, verify: bool) -> Weights:
         """Read every tensor, and compare the checksums that they have, if ``verify``."""
         async with self._opened():
-            manifest = await self._index(_want_no_document)
+            manifest = await self._index(_want_no_document, self._read_early)
             return await self._read_weights(manifest, verify)
 
     async def stream(self) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield tensors as they complete."""
         async with self._opened():
-            manifest = await self._index(_want_no_document)
+            manifest = await self._index(_want_no_document, _read_nothing)
             pipeline = await self._pipeline(manifest, verify=True)
             async with aclosing(pipeline.stream()) as tensors:
                 async for item in tensors:
@@ -172,7 +177,9 @@ class Flow:
                 emit=self._emit,
             )
             try:
-                manifest = await self._index(construction.begin, legacy_optimizer=options.compile)
+                manifest = await self._index(
+                    construction.begin, self._read_early, legacy_optimizer=options.compile
+                )
                 if not construction.begun:
                     if options.reuse is not None:
                         self._emit(FellBack(uri=self.uri, reason="it holds no model to reuse one"))
@@ -189,7 +196,9 @@ class Flow:
         into = Into(target, options, self._resources.builder, uri=self.uri)
         async with self._opened():
             # As in load_weights, by which a legacy optimizer's state would go anywhere.
-            manifest = await self._index(_want_no_document, legacy_optimizer=False)
+            manifest = await self._index(
+                _want_no_document, self._read_early, legacy_optimizer=False
+            )
             pipeline = await self._pipeline(manifest, verify=options.verify)
             async with first_error() as group:
                 group.start_soon(into.choose, manifest)  # the thread may be building a model
@@ -219,15 +228,23 @@ class Flow:
     # --- the stages --------------------------------------------------------------------
 
     async def _index(
-        self, publish: Callable[[Mapping[str, bytes]], None], *, legacy_optimizer: bool = True
+        self,
+        publish: Callable[[Mapping[str, bytes]], None],
+        found: Callable[[Mapping[str, TensorEntry]], None],
+        *,
+        legacy_optimizer: bool = True,
     ) -> Manifest:
         with self._stage("index"):
             chosen, reader = await find_format(self._source)
             self._files.add(reader)
-            manifest = await self._recall.index(chosen, self._indexing(publish))
+            manifest = await self._recall.index(chosen, self._indexing(publish, found))
         return manifest if legacy_optimizer else without_legacy_optimizer(manifest)
 
-    def _indexing(self, publish: Callable[[Mapping[str, bytes]], None]) -> Indexing:
+    def _indexing(
+        self,
+        publish: Callable[[Mapping[str, bytes]], None],
+        found: Callable[[Mapping[str, TensorEntry]], None],
+    ) -> Indexing:
         return Indexing(
             source=self._source,
             files=self._files,
@@ -235,6 +252,7 @@ class Flow:
             unpack=self._unpack,
             hold=self._hold,
             publish=publish,
+            found=found,
         )
 
     def _announce(self, manifest: Manifest, nbytes: int, tensors: int) -> None:
@@ -261,15 +279,33 @@ class Flow:
         self._held.push_async_callback(unpacked.aclose)
         return unpacked
 
-    async def _hold(self, file: int, offset: int, length: int) -> Reader:
+    async def _hold(self, file: int, offset: int, length: int) -> HeldReader:
         reader = self._files.readers[file]
         if isinstance(reader, HeldRange) and (held := reader.held(offset, length)) is not None:
             return held
         await self._reserve(2 * length)  # as in `_unpack`
-        part = await fetch_range(reader, offset, length, workers=self._resources.workers)
+        part = await HeldPart.begin(
+            reader,
+            offset,
+            length,
+            threads=self._resources.workers.threads,
+        )
         self._held.push_async_callback(part.aclose)
-        self._files.readers[file] = HeldRange(reader, part, offset, length)
+        self._files.readers[file] = HeldRange(reader, part, offset)
         return part
+
+    def _read_early(self, tensors: Mapping[str, TensorEntry]) -> None:
+        """Read tensors of which the index is known before that of others."""
+        if self._early is None:
+            resources = self._resources
+            self._early = EarlyReads(
+                self._files,
+                workers=resources.workers,
+                slabs=resources.slabs,
+                arenas=resources.arenas,
+            )
+            self._held.push_async_callback(self._early.aclose)
+        self._early.begin(tensors)
 
     async def _read_weights(self, manifest: Manifest, verify: bool) -> Weights:
         pipeline = await self._pipeline(manifest, verify=verify)
@@ -283,6 +319,8 @@ class Flow:
             return await self._build_beside_reads(pipeline, assets, construction)
         except CannotBuildFast as reason:
             self._emit(FellBack(uri=self.uri, reason=str(reason)))
+        if self._early is not None:
+            await self._early.aclose()
         await self._reserve(manifest.nbytes)
         with self._stage("build"):
             return await construction.load_stock()
@@ -293,10 +331,13 @@ class Flow:
         async with first_error() as group:
             group.start_soon(construction.wait)
             with self._stage("read"):
-                arrays = await pipeline.run()
+                arrays = await pipeline.run(check=False)
                 files = await pipeline.assets(assets)
         with self._stage("bind"):
-            return await construction.bind(arrays, files)
+            async with first_error() as group:
+                # A round trip to a store; nobody has the model before both have ended.
+                group.start_soon(pipeline.check)
+                return await construction.bind(arrays, files)
 
     async def _warm_up(self, manifest: Manifest, model: Any, construction: Construction) -> None:
         with self._stage("warm-up"):
@@ -326,6 +367,7 @@ class Flow:
             names=names,
             on_tensor=self._tensor_ready,
             verify=verify,
+            early=self._early,
         )
 
     def _tensor_ready(self, entry: TensorEntry) -> None:

@@ -6,16 +6,19 @@
 - ``_verify``   compares checksums
 - ``_prepare``  turns the plan into arenas, arrays and buffers
 - ``_flow``     runs the steps
+- ``_early``    begins with what is known while the index is not complete
 - ``run``       `Pipeline`, which the Loader uses
 - ``_decode``   what workers do for it
 - ``_unpack``   files that lie deflated inside others
-- ``_hold``     ranges of remote files that workers have to read
+- ``_hold``     ranges of remote files that workers have to read, on their way into memory
+- ``_stretches`` which of their bytes have come, and how many to ask for next (pure)
 """
 
 from __future__ import annotations
 
-from ._hold import HeldRange, fetch_range
+from ._early import EarlyReads
+from ._hold import HeldPart, HeldRange
 from ._unpack import unpack
 from .run import Pipeline
 
-__all__ = ["HeldRange", "Pipeline", "fetch_range", "unpack"]
+__all__ = ["EarlyReads", "HeldPart", "HeldRange", "Pipeline", "unpack"]

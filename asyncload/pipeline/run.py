@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 
 from asyncload.errors import AsyncloadError, DecodeError, FormatError, SourceChanged
@@ -11,9 +12,10 @@ from asyncload.manifest import Manifest, TensorEntry
 from asyncload.memory import STAGING, ArenaPool, SlabPool
 
 from ._compound import compound_of, extra_bytes
+from ._early import EarlyReads
 from ._flow import Flow, Ready
 from ._prepare import Array
-from ._scope import end
+from ._scope import end, run_together
 
 __all__ = ["Pipeline"]
 
@@ -31,6 +33,7 @@ class Pipeline:
         on_tensor: called on the loop's thread with each tensor's entry as it completes.
         verify: compare the checksums (CRC32C) that entries have with the bytes, before a tensor
             is handed over.
+        early: reads some of the tensors already; they are taken over from it.
 
     Raises:
         ValueError: the manifest has no tensor of such a name.
@@ -47,6 +50,7 @@ class Pipeline:
         names: Collection[str] | None = None,
         on_tensor: Callable[[TensorEntry], None] | None = None,
         verify: bool = True,
+        early: EarlyReads | None = None,
     ) -> None:
         self._manifest = manifest
         self._files = files
@@ -55,6 +59,7 @@ class Pipeline:
         self._arenas = arenas
         self._on_tensor = on_tensor
         self._verify = verify
+        self._early = early
         self._wanted = _select(manifest, names)
 
     @property
@@ -81,8 +86,11 @@ class Pipeline:
         # Slabs come in powers of two, and there are two of them for each job.
         return extra + min(2 * sum(needs) + (1 << 20), max(STAGING, 2 * max(needs)))
 
-    async def run(self) -> dict[str, Array]:
+    async def run(self, *, check: bool = True) -> dict[str, Array]:
         """Read every tensor.
+
+        Args:
+            check: whether to look, at the end, if files changed meanwhile; otherwise call `check`.
 
         Returns:
             Name -> read-only array that begins at a multiple of 64 bytes, in the manifest's
@@ -102,8 +110,18 @@ class Pipeline:
             arrays[entry.name] = array
             self._announce(entry)
 
-        await self._produce(self._wanted.values(), ready)
+        early = self._early
+        rest = [each for each in self._wanted.values() if early is None or not early.has(each)]
+        await self._produce(rest, ready, early, check=check)
         return {name: arrays[entry.name] for name, entry in self._wanted.items()}
+
+    async def check(self) -> None:
+        """Raise `SourceChanged` if a file is no longer the version that was indexed."""
+        try:
+            await self._check_files()
+        except AsyncloadError as error:
+            error.uri = error.uri or self._manifest.uri
+            raise
 
     async def stream(self) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield (name, read-only array) as tensors complete, in no set order.
@@ -151,7 +169,14 @@ class Pipeline:
 
     # --- the flow ----------------------------------------------------------------------
 
-    async def _produce(self, entries: Iterable[TensorEntry], ready: Ready) -> None:
+    async def _produce(
+        self,
+        entries: Iterable[TensorEntry],
+        ready: Ready,
+        early: EarlyReads | None = None,
+        *,
+        check: bool = True,
+    ) -> None:
         """Read ``entries``, and call ``ready`` with each on the loop's thread."""
         flow = Flow(
             self._files.readers,
@@ -163,8 +188,12 @@ class Pipeline:
         )
         try:
             self._expect_versions()
-            await flow.run(tuple(entries), self._manifest.files)
-            await self._check_files()
+            reads = [functools.partial(flow.run, tuple(entries), self._manifest.files)]
+            if early is not None:
+                reads.append(functools.partial(early.finish, ready))
+            await run_together(reads)
+            if check:
+                await self._check_files()
         except AsyncloadError as error:
             if isinstance(error, FormatError | DecodeError):
                 await self._check_files(error)

@@ -8,7 +8,7 @@ import os
 import pickle
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Self, TypeVar
 from weakref import finalize
@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from asyncload.errors import DecodeError, NotFound
 from asyncload.formats import detect
-from asyncload.interfaces import Indexing, ListEntry, OpenFiles, Reader
-from asyncload.manifest import Deflate, Manifest, TensorEntry, file_version, numpy_dtype
+from asyncload.interfaces import HeldReader, Indexing, ListEntry, OpenFiles, Reader
+from asyncload.manifest import Deflate, Manifest, TensorEntry, memory_version, numpy_dtype
+from asyncload.pipeline._stretches import Stretches
 
 Result = TypeVar("Result")
 
@@ -104,17 +105,43 @@ class BytesSource:
         pass
 
 
+_STEP = 16 << 10  # bytes; the least that a worker looks at
+
+
 class _HeldReader(BytesReader):
-    """Bytes that can be opened by a path."""
+    """Bytes on their way to where they can be opened by a path: some more come each time."""
 
     def __init__(self, uri: str, content: bytes) -> None:
         super().__init__(uri, "", content)
         file = tempfile.TemporaryFile()  # noqa: SIM115  closed with this
-        file.write(content)
+        file.write(bytes(len(content)))
         file.flush()
         finalize(self, file.close)
-        self.path = f"/proc/self/fd/{file.fileno()}"
-        self.version = file_version(os.fstat(file.fileno()))
+        self._descriptor = file.fileno()
+        self._there = Stretches()
+        self.path = f"/proc/self/fd/{self._descriptor}"
+        status = os.fstat(self._descriptor)
+        self.version = memory_version(status.st_ino, status.st_size)
+
+    def present(self) -> tuple[tuple[int, int], ...]:
+        return tuple(self._there)
+
+    async def expect(self, spans: Iterable[tuple[int, int]]) -> None:
+        for offset, length in spans:
+            for at in range(offset // _STEP, -(-(offset + length) // _STEP)):
+                self._come(at)
+
+    async def more(self, nbytes: int) -> None:
+        steps = range(-(-self.size // _STEP))
+        missing = [at for at in steps if not self._there.covers(at * _STEP, at * _STEP + 1)]
+        enough = len(missing) if nbytes >= self.size else 1  # for what is small
+        for at in missing[:enough]:
+            self._come(at)
+
+    def _come(self, at: int) -> None:
+        self._there.add(at * _STEP, (at + 1) * _STEP)
+        piece = self.content[at * _STEP : (at + 1) * _STEP]
+        os.pwrite(self._descriptor, piece, at * _STEP)
 
 
 async def _unpack(reader: Reader, offset: int, stored: int, decoded: int, crc32: int) -> Reader:
@@ -135,12 +162,16 @@ async def index_files(
     head = await files.readers[0].read(0, min(16, files.readers[0].size))
     publish = ([] if published is None else published).append
 
-    async def hold(file: int, offset: int, length: int) -> Reader:
+    async def hold(file: int, offset: int, length: int) -> HeldReader:
         whole = files.readers[file]
         return _HeldReader(whole.uri, await whole.read(offset, length))
 
-    indexing = Indexing(source, files, InlineWorkers(), _unpack, publish, hold)
-    return await detect(source.name, head, uri=source.uri).index(indexing), files
+    early: dict[str, TensorEntry] = {}
+    indexing = Indexing(source, files, InlineWorkers(), _unpack, publish, hold, early.update)
+    manifest = await detect(source.name, head, uri=source.uri).index(indexing)
+    for name, entry in early.items():
+        assert manifest.tensors[name] == entry, "a tensor was not what had been said of it"
+    return manifest, files
 
 
 def index(files: Mapping[str, bytes]) -> Manifest:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import subprocess
 import sys
 import uuid
@@ -19,10 +21,12 @@ import tensorflow as tf
 
 import asyncload
 from asyncload.errors import NotFound, SourceChanged, Unsafe
+from asyncload.pipeline import EarlyReads
 from tests.equality import assert_same_model, same_bytes
 from tests.formats import checkpoints
 from tests.materialize.served_models import ZOO as SERVED
-from tests.servers.plugin import MakeHttpFaults
+from tests.servers.faults.settings import TcpFaults
+from tests.servers.plugin import MakeHttpFaults, MakeTcpProxy
 from tests.servers.rgw import Rgw
 from tests.servers.web import Web
 from tests.zoo import save
@@ -171,19 +175,99 @@ async def test_parts(remote: Remote, loader: asyncload.Loader, tmp_path: Path) -
 # --- requests, and what changes under way ---------------------------------------------------
 
 
-async def test_nothing_is_fetched_twice(http_faults: MakeHttpFaults, tmp_path: Path) -> None:
+async def test_nothing_is_fetched_twice(
+    http_faults: MakeHttpFaults, models: dict[str, Path], tmp_path: Path
+) -> None:
     safetensors.numpy.save_file(
         {"a": np.zeros(40 << 20, np.uint8), "b": np.ones(3 << 20, np.uint8)}, tmp_path / "m.st"
     )
     (tmp_path / "m.st").rename(tmp_path / "m.safetensors")
+    packed(tmp_path / "m.weights.h5")
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["a"] = np.random.default_rng(1).random(3 << 20)
-    for name in ("m.safetensors", "m.h5"):
+    shutil.copy(models["functional"], tmp_path / "m.keras")
+    named: dict[str, Any] = weights()
+    np.savez_compressed(tmp_path / "m.npz", **named)
+    for name in ("m.safetensors", "m.weights.h5", "m.h5", "m.keras", "m.npz"):
         server = http_faults(tmp_path)
         async with asyncload.Loader(processes=1, index_cache=False) as loader:
-            loaded = await loader.load_weights(f"{server.endpoint}/{name}")
+            await loader.load_weights(f"{server.endpoint}/{name}")
         size = (tmp_path / name).stat().st_size
-        assert loaded.nbytes <= size <= server.bytes_sent() < 1.02 * size
+        assert server.bytes_sent_twice(f"/{name}") == 0, name
+        assert server.bytes_sent() <= size
+
+
+def packed(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Write an HDF5 file of which the bytes have to be decoded."""
+    chance = np.random.default_rng(3)
+    arrays = {f"dense_{i}/vars/0": chance.standard_normal((256, 512), "f") for i in range(20)}
+    arrays["big/vars/0"] = chance.standard_normal(1 << 21, "f")
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip", shuffle=True)
+    return arrays
+
+
+async def test_hdf5_is_read_while_it_is_fetched(
+    web: Web, tcp_proxy: MakeTcpProxy, tmp_path: Path
+) -> None:
+    """Much is decoded before the last bytes have come."""
+    expected = packed(tmp_path / "m.weights.h5")
+    size = (tmp_path / "m.weights.h5").stat().st_size
+    url = web.put(f"{uuid.uuid4().hex}/m.weights.h5", (tmp_path / "m.weights.h5").read_bytes())
+    proxy = tcp_proxy(web.port, TcpFaults(latency=0.01, rate=10e6))
+    decoded: list[int] = []  # bytes that had come when a tensor was handed over by the codec
+
+    def note(*args: Any) -> None:
+        decoded.append(proxy.stats().bytes_down)
+        hand_over(*args)
+
+    hand_over = EarlyReads._keep
+    async with asyncload.Loader(processes=1, index_cache=False) as loader:
+        await loader.load_weights(
+            web.put("warm/m.weights.h5", (tmp_path / "m.weights.h5").read_bytes())
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(EarlyReads, "_keep", note)
+            assert_same(await loader.load_weights(proxy.url(url)), expected)
+    assert sum(came < 0.97 * size for came in decoded) > len(expected) / 4
+
+
+@pytest.mark.parametrize("after", [0.02, 0.1, 0.2, 0.3])
+async def test_cancelled_while_hdf5_is_fetched(
+    after: float, web: Web, tcp_proxy: MakeTcpProxy, tmp_path: Path
+) -> None:
+    packed(tmp_path / "m.weights.h5")
+    url = web.put(f"{uuid.uuid4().hex}/m.weights.h5", (tmp_path / "m.weights.h5").read_bytes())
+    proxy = tcp_proxy(web.port, TcpFaults(rate=20e6))
+    async with asyncload.Loader(processes=1, index_cache=False) as loader:
+        load = loader.prefetch(proxy.url(url))
+        await asyncio.sleep(after)
+        load.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await load
+        async for _ in load.events():  # until all of it has ended
+            pass
+        assert loader._resources.budget.held == 0
+        assert loader._resources.slabs.budget.held == 0
+
+
+async def test_hdf5_replaced_while_it_is_fetched(
+    web: Web, tcp_proxy: MakeTcpProxy, tmp_path: Path
+) -> None:
+    expected = packed(tmp_path / "m.weights.h5")
+    content = (tmp_path / "m.weights.h5").read_bytes()
+    name = f"{uuid.uuid4().hex}/m.weights.h5"
+    url = web.put(name, content)
+    proxy = tcp_proxy(web.port, TcpFaults(rate=20e6))
+    async with asyncload.Loader(processes=1, index_cache=False) as loader:
+        loading = asyncio.create_task(loader.load_weights(proxy.url(url)))
+        while proxy.stats().bytes_down < len(content) // 4:
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(web.put, name, content)
+        with pytest.raises(SourceChanged, match="load it again"):
+            await loading
+        assert_same(await loader.load_weights(proxy.url(url)), expected)
 
 
 async def test_a_replaced_file(remote: Remote, loader: asyncload.Loader, tmp_path: Path) -> None:
