@@ -18,6 +18,7 @@ __all__ = [
     "Finished",
     "Indexed",
     "Observer",
+    "Paced",
     "Progress",
     "Retired",
     "StageEnded",
@@ -128,6 +129,19 @@ class FellBack(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Paced(Event):
+    """A load in the background goes faster or slower, as the loop's stalls allow.
+
+    Attributes:
+        pace: from 0.1 to 1, which is as fast as it can.
+        stall: seconds, the longest of late.
+    """
+
+    pace: float
+    stall: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
     """The load has ended.
 
@@ -187,6 +201,7 @@ class Progress:
         bytes_total: the same in all; ``None`` until the index is known.
         tensors_done: tensors that are whole in memory.
         tensors_total: tensors in all; ``None`` until the index is known.
+        pace: from 0.1 to 1, how fast a load in the background goes; see `Loader`.
     """
 
     stage: str = "waiting"
@@ -194,6 +209,7 @@ class Progress:
     bytes_total: int | None = None
     tensors_done: int = 0
     tensors_total: int | None = None
+    pace: float = 1.0
 
 
 def advance(progress: Progress, event: Event) -> Progress:
@@ -211,6 +227,8 @@ def advance(progress: Progress, event: Event) -> Progress:
             )
         case BytesWritten():
             return replace(progress, bytes_done=progress.bytes_done + event.nbytes)
+        case Paced(pace=pace):
+            return replace(progress, pace=pace)
         case Finished():
             return replace(progress, stage="done")
         case _:

@@ -11,6 +11,7 @@ import datetime as dt
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from enum import IntEnum
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
@@ -25,10 +26,12 @@ __all__ = [
     "HeldReader",
     "Indexing",
     "ListEntry",
+    "Manners",
     "OpenFiles",
     "Reader",
     "Source",
     "StreamReader",
+    "Urgency",
     "WorkerPool",
 ]
 
@@ -60,6 +63,40 @@ class ListEntry:
     def is_folder(self) -> bool:
         """Whether it is a folder."""
         return self.name.endswith("/")
+
+
+class Urgency(IntEnum):
+    """How urgent a load is; it may change while the load goes on. The lowest goes first."""
+
+    DEMAND = 0  # somebody needs it now
+    AWAITED = 1  # it was asked for in the background, and somebody waits for it
+    BACKGROUND = 2  # nobody waits for it yet
+
+
+def _on_demand() -> Urgency:
+    return Urgency.DEMAND
+
+
+async def _go_on() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How a load behaves beside others.
+
+    Attributes:
+        urgency: tells how urgent it is by now.
+        pause: awaited before each read and each job: there, a load that is not urgent waits.
+    """
+
+    urgency: Callable[[], Urgency] = _on_demand
+    pause: Callable[[], Awaitable[None]] = _go_on
+
+    @property
+    def polite(self) -> bool:
+        """Whether others go first."""
+        return self.urgency() is not Urgency.DEMAND
 
 
 class Reader(Protocol):
@@ -257,8 +294,15 @@ class WorkerPool(Protocol):
         """How many calls of `run` are worth having under way."""
         ...
 
-    async def run(self, function: Callable[..., Result], *args: Any) -> Result:
+    async def run(
+        self, function: Callable[..., Result], *args: Any, polite: bool = False
+    ) -> Result:
         """Call ``function(*args)`` in a worker, under limits on address space and CPU time.
+
+        Args:
+            function: importable by name.
+            args: what pickles.
+            polite: whether all else on the machine goes first.
 
         Raises:
             WorkerCrashed: the worker died twice on this call.

@@ -1,6 +1,7 @@
 """What users call: the Loader, a Load on its way, and the default Loader of a running loop.
 
-- ``_loader``   `Loader`: owns workers, memory budget and construction thread
+- ``_loader``   `Loader`: the calls; ``_resources``: workers, budget and construction thread, which
+  its loads share; ``_host``: the task group in which they run
 - ``_load``     `Load`: one load on its way: awaitable, progress, events, counted waiters
 - ``_flow``     how a load goes: open, index, read beside building, bind
 - ``_find``     what a URI names: file, folder or prefix, and of which format

@@ -14,7 +14,7 @@ from asyncload.manifest import Manifest
 from ._fetch import Fetched
 from ._load import Load
 from ._loader import URI, Array, Loader
-from ._options import IntoKeywords, LoadKeywords, OnChange
+from ._options import IntoKeywords, LoadKeywords, OnChange, Priority
 from ._parts import PartResult
 from ._weights import Weights
 
@@ -51,14 +51,16 @@ async def aclose() -> None:
         await loader.aclose()
 
 
-def prefetch(uri: URI, **options: Unpack[LoadKeywords]) -> Load[Any]:
+def prefetch(
+    uri: URI, *, priority: Priority = "background", **options: Unpack[LoadKeywords]
+) -> Load[Any]:
     """Start a load on the running loop's Loader; see `Loader.prefetch`."""
-    return _loader().prefetch(uri, **options)
+    return _loader().prefetch(uri, priority=priority, **options)
 
 
-async def load(uri: URI, **options: Unpack[LoadKeywords]) -> Any:
+async def load(uri: URI, *, priority: Priority = "demand", **options: Unpack[LoadKeywords]) -> Any:
     """Load what a URI holds, on the running loop's Loader; see `Loader.load`."""
-    return await _loader().load(uri, **options)
+    return await _loader().load(uri, priority=priority, **options)
 
 
 async def load_into(target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
@@ -69,13 +71,14 @@ async def load_into(target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> N
 async def load_weights(
     uri: URI,
     *,
+    priority: Priority = "demand",
     verify: bool = True,
     storage_options: Mapping[str, Any] | None = None,
     on_change: OnChange = "error",
 ) -> Weights:
     """Load the tensors of a file, on the running loop's Loader; see `Loader.load_weights`."""
     return await _loader().load_weights(
-        uri, verify=verify, storage_options=storage_options, on_change=on_change
+        uri, priority=priority, verify=verify, storage_options=storage_options, on_change=on_change
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import (
     AsyncGenerator,
@@ -11,62 +12,56 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from concurrent.futures import Executor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
 
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
 from asyncload.formats import WARMUP_REQUESTS, without_legacy_optimizer
-from asyncload.interfaces import HeldReader, Indexing, ListEntry, OpenFiles, Reader
+from asyncload.interfaces import (
+    HeldReader,
+    Indexing,
+    ListEntry,
+    Manners,
+    OpenFiles,
+    Reader,
+    Source,
+    Urgency,
+)
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize.quiet import responsive
-from asyncload.memory import ArenaPool, Budget, SlabPool
 from asyncload.pipeline import EarlyReads, HeldPart, HeldRange, Pipeline, unpack
-from asyncload.sources import StorageOptions, Stores, open_source
-from asyncload.workers import Workers
+from asyncload.sources import StorageOptions
 
 from ._construct import Construction
 from ._fetch import Fetch, Fetched, FetchOptions
 from ._fetch_choice import choose
 from ._find import find_format
 from ._groups import first_error
-from ._index_cache import IndexCache
 from ._into import Into
+from ._load import Load
 from ._options import IntoOptions, LoadOptions
 from ._parts import Decode, decode_whole
-from ._recall import Recall, Work
+from ._recall import Recall
+from ._resources import Resources
+from ._retained import retain_for
+from ._sightings import Sightings, WatchedSource
 from ._stock import checkpoint_on_disk
 from ._weights import Weights
 
-__all__ = ["Flow", "Resources"]
+__all__ = ["Flow"]
 
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What the loads of one Loader share.
-
-    Attributes:
-        spare_time: takes work to be done in a thread once a load is over.
-    """
-
-    workers: Workers
-    slabs: SlabPool
-    arenas: ArenaPool
-    budget: Budget
-    builder: Executor
-    index_cache: IndexCache | None
-    stores: Stores
-    spare_time: Callable[[Work], None]
-
-
 def _report_nothing(event: Event) -> None:
     del event
+
+
+def _on_demand() -> Urgency:
+    return Urgency.DEMAND
 
 
 def _want_no_document(documents: Mapping[str, bytes]) -> None:
@@ -84,7 +79,8 @@ class Flow:
         uri: where the model or the weights are.
         resources: the Loader's.
         storage: ``storage_options``.
-        emit: where events go.
+        load: whose work it is, which gets its events; ``None`` if nobody asks for them.
+        sightings: where it notes which files it opened.
     """
 
     def __init__(
@@ -92,18 +88,25 @@ class Flow:
         uri: str | os.PathLike[str],
         resources: Resources,
         storage: Mapping[str, Any],
-        emit: Callable[[Event], None] = _report_nothing,
+        load: Load[Any] | None = None,
+        *,
+        sightings: Sightings | None = None,
     ) -> None:
         self._resources = resources
-        self._emit = emit
+        self._load = load
+        self._emit = _report_nothing if load is None else load.emit
         self._storage = storage
-        self._source = open_source(
-            uri, threads=resources.workers.threads, stores=resources.stores, options=storage
-        )
+        self._source: Source = resources.source(uri, storage)
+        if sightings is not None:
+            self._source = WatchedSource(self._source, sightings)
         self.uri = self._source.uri
         self._files = OpenFiles()
         self._held = AsyncExitStack()
         self._reserved = False
+        # Nothing of this Flow's own in it: they would keep each other, and the result, alive.
+        urgency = _on_demand if load is None else functools.partial(getattr, load, "urgency")
+        self._manners = Manners(urgency, functools.partial(resources.pace.step, urgency))
+        self._kept = 0  # bytes of what stays when the load is over
         self._recall = Recall(resources.index_cache, resources.spare_time)
         self._early: EarlyReads | None = None
 
@@ -216,14 +219,19 @@ class Flow:
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
         with responsive(), self._recall:
-            async with self._source, self._held:
+            async with self._resources.pace.kept(self._load), self._source, self._held:
                 yield
+                if self._load is not None:
+                    # Before what it took is given back, so that nobody takes it between.
+                    retain_for(self._load.retained, self._resources.budget, self._kept)
 
     async def _reserve(self, nbytes: int) -> None:
         """Take the load's memory from the budget, once, until the load has ended."""
         if not self._reserved:
             self._reserved = True
-            await self._held.enter_async_context(self._resources.budget.take(nbytes))
+            await self._held.enter_async_context(
+                self._resources.budget.take(nbytes, self._manners.urgency)
+            )
 
     # --- the stages --------------------------------------------------------------------
 
@@ -303,6 +311,7 @@ class Flow:
                 workers=resources.workers,
                 slabs=resources.slabs,
                 arenas=resources.arenas,
+                manners=self._manners,
             )
             self._held.push_async_callback(self._early.aclose)
         self._early.begin(tensors)
@@ -321,6 +330,7 @@ class Flow:
             self._emit(FellBack(uri=self.uri, reason=str(reason)))
         if self._early is not None:
             await self._early.aclose()
+        self._kept = manifest.nbytes
         await self._reserve(manifest.nbytes)
         with self._stage("build"):
             return await construction.load_stock()
@@ -350,6 +360,7 @@ class Flow:
     ) -> Pipeline:
         """Make what reads these tensors, by default all, once there is memory for them."""
         pipeline = self._unannounced(manifest, names, verify=verify)
+        self._kept = pipeline.nbytes
         self._announce(manifest, pipeline.nbytes, pipeline.tensors)
         await self._reserve(pipeline.nbytes + pipeline.staging)
         return pipeline
@@ -368,6 +379,7 @@ class Flow:
             on_tensor=self._tensor_ready,
             verify=verify,
             early=self._early,
+            manners=self._manners,
         )
 
     def _tensor_ready(self, entry: TensorEntry) -> None:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 import anyio
 
 from asyncload.errors import LoaderClosed
 from asyncload.events import Event, Finished, Observer, Progress, Started, advance
+from asyncload.interfaces import Urgency
+
+from ._options import Priority
+from ._retained import Retained
 
 __all__ = ["Load"]
 
 Result = TypeVar("Result")
 _logger = logging.getLogger("asyncload")
+
+
+def _nothing() -> None:
+    pass
 
 
 class Load(Generic[Result]):
@@ -25,8 +33,12 @@ class Load(Generic[Result]):
     when the last one that waited is cancelled, so is the load. A load that nobody has awaited
     yet goes on by itself.
 
+    What is loaded is shared with all who asked for the same at the same time (see
+    `Loader.load`): each has a `Load`, and the work goes on until the last of them was cancelled.
+
     Attributes:
         uri: what is being loaded, without credentials.
+        priority: what it was asked for with: ``"demand"`` or ``"background"``.
         progress: how far it is, as a `Progress`.
     """
 
@@ -35,23 +47,32 @@ class Load(Generic[Result]):
         uri: str,
         work: Callable[[Load[Result]], Awaitable[Result]],
         observer: Observer | None,
+        *,
+        priority: Priority = "demand",
+        joins: bool = False,
     ) -> None:
         self.uri = uri
+        self.priority = priority
         self.progress = Progress()
+        self._retained: list[Retained] = []
         self._work = work
         self._observer = observer
+        self._joins = joins  # work that reports its beginning and end itself
         self._future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scope = anyio.CancelScope()
         self._failure: Exception | None = None
         self._waiters = 0
         self._events: list[Event] = []
         self._news = asyncio.Event()
+        self._ended: Finished | None = None
+        self._urgency_changed: Callable[[], None] = _nothing
 
     def __await__(self) -> Generator[Any, None, Result]:
         return self._wait().__await__()
 
     async def _wait(self) -> Result:
         self._waiters += 1
+        self._urgency_changed()
         try:
             return await asyncio.shield(self._future)
         except asyncio.CancelledError:
@@ -60,6 +81,60 @@ class Load(Generic[Result]):
             raise
         finally:
             self._waiters -= 1
+            self._urgency_changed()
+
+    async def settled(self) -> Result:
+        """Await it; if that is cancelled, end when the work has: for what changes an object."""
+        try:
+            return await self
+        except asyncio.CancelledError:
+            # Whoever gets this may look at the object.
+            with anyio.CancelScope(shield=True):
+                async for _ in self.events():
+                    pass
+            raise
+
+    @property
+    def urgency(self) -> Urgency:
+        """How urgent it is by now."""
+        if self.priority == "demand":
+            return Urgency.DEMAND
+        return Urgency.AWAITED if self._waiters else Urgency.BACKGROUND
+
+    def promote(self) -> None:
+        """Make it as urgent as a load on demand: somebody needs it now."""
+        self.priority = "demand"
+        self._urgency_changed()
+
+    def retain(self) -> Retained:
+        """Have the memory of the result counted in the Loader's budget when the load is over.
+
+        Called before the load has ended, it leaves no moment in which others could be given that
+        memory. Whoever keeps the result for itself (a cache, a slot) releases it after the result.
+
+        Returns:
+            What is counted: nothing as long as the load goes on, and if it fails.
+        """
+        retained = Retained()
+        self._retained.append(retained)
+        return retained
+
+    @property
+    def retained(self) -> Sequence[Retained]:
+        """What `retain` returned."""
+        return self._retained
+
+    def watch(self, urgency_changed: Callable[[], None] | None) -> None:
+        """Have a function called whenever `urgency` may have changed; ``None`` for none."""
+        self._urgency_changed = urgency_changed or _nothing
+
+    def ends_with(self, event: Finished) -> None:
+        """Take note of the event that the end is to be reported with, if it ends that way."""
+        self._ended = event
+
+    def add_done_callback(self, callback: Callable[[object], None]) -> None:
+        """Have a function called, in one of the loop's next turns, when it has ended."""
+        self._future.add_done_callback(callback)
 
     def done(self) -> bool:
         """Whether it has ended: with a result, an error, or cancelled."""
@@ -101,7 +176,8 @@ class Load(Generic[Result]):
 
     async def run(self) -> None:
         """Do the work; the Loader calls it, in its own task group."""
-        self.emit(Started(uri=self.uri))
+        if not self._joins:
+            self.emit(Started(uri=self.uri))
         try:
             with self._scope:
                 self._settle(await self._work(self))
@@ -110,13 +186,19 @@ class Load(Generic[Result]):
         finally:
             if not self._future.done():  # the Loader was closed, and its task group cancelled
                 self._close("the Loader was closed before this load had ended")
-            self.emit(Finished(uri=self.uri, error=self._error()))
+            self._finish()
             del self._work  # it refers to a model that was offered for reuse
+
+    def _finish(self) -> None:
+        error = self._error()
+        if self._ended is None or self._ended.error != error:
+            self._ended = Finished(uri=self.uri, error=error)
+        self.emit(self._ended)
 
     def refuse(self) -> None:
         """End a load that was never begun because its Loader is closed."""
         self._close("the Loader was closed before this load had begun")
-        self.emit(Finished(uri=self.uri, error=self._error()))
+        self._finish()
 
     def _close(self, why: str) -> None:
         self._fail(LoaderClosed(why, uri=self.uri))

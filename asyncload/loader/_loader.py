@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -12,25 +10,35 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-import anyio
 import numpy.typing as npt
 
-from asyncload.errors import LoaderClosed, SourceChanged
 from asyncload.events import Observer
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
-from asyncload.sources import Stores, normalise
+from asyncload.sources import Stores
 from asyncload.workers import Workers
 
 from ._files import Files
-from ._flow import Flow, Resources
+from ._flow import Flow
 from ._groups import first_error
+from ._host import Host
 from ._index_cache import IndexCache
+from ._launch import Launcher
 from ._load import Load
-from ._options import IntoKeywords, IntoOptions, LoadKeywords, LoadOptions, OnChange
+from ._options import (
+    IntoKeywords,
+    IntoOptions,
+    LoadKeywords,
+    LoadOptions,
+    OnChange,
+    Priority,
+)
+from ._pace import MAX_STALL_MS, Pace
 from ._parts import PartResult, map_parts, physical_memory
 from ._recall import Work
+from ._resources import Resources
+from ._sharing import key_of_load, key_of_weights
 from ._storage import merge_options
 from ._weights import Weights
 
@@ -44,7 +52,6 @@ URI = str | os.PathLike[str]
 _MEMORY_SHARE = 0.75
 _KEEP_SHARE = 0.25  # of the memory budget
 _PARTS_AHEAD = 2  # parts read while every worker decodes one
-_TRIES = 3  # loads of a file that changes each time, before that is an error
 
 
 class Loader(Files):
@@ -78,6 +85,9 @@ class Loader(Files):
             ``service_account``, ``service_account_key``. Azure: ``account_name``,
             ``account_key``, ``sas_token``, ``connection_string``. And whatever else obstore's
             store of that kind is configured with. Credentials are read once for each bucket.
+        max_stall_ms: milliseconds that this loop may be held up while something is loaded in the
+            background; above that, reads and decoding in the background pause longer between their
+            steps (`Progress.pace`). ``None`` for no pauses.
         observer: called with every `Event` of every load, on the loop's thread.
     """
 
@@ -90,11 +100,13 @@ class Loader(Files):
         keep: int | str | None = None,
         index_cache: bool | str | os.PathLike[str] = True,
         storage_options: Mapping[str, Any] | None = None,
+        max_stall_ms: float | None = MAX_STALL_MS,
         observer: Observer | None = None,
     ) -> None:
         self._storage_options = merge_options({}, storage_options)
         limit = int(physical_memory() * _MEMORY_SHARE) if memory is None else parse_size(memory)
         self._memory = limit
+        self._host = Host(self._release)
         self._resources = Resources(
             workers=Workers(executor, processes=processes),
             slabs=SlabPool(),
@@ -103,18 +115,15 @@ class Loader(Files):
             builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
             index_cache=_index_cache(index_cache),
             stores=Stores(),
+            pace=Pace(max_stall_ms),
             spare_time=self._in_spare_time,
         )
-        self._observer = observer
-        self._host: asyncio.Task[None] | None = None
-        self._group: anyio.abc.TaskGroup | None = None
-        self._waiting: list[Load[Any]] = []
-        self._closing = asyncio.Event()
+        self._launcher = Launcher(self._host, self._resources, observer)
 
     # --- its life ------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._open()
+        self._host.open()
         return self
 
     async def __aexit__(
@@ -127,11 +136,7 @@ class Loader(Files):
 
     async def aclose(self) -> None:
         """Cancel the loads under way, and end workers and threads; closing twice is fine."""
-        self._closing.set()
-        if self._host is None:
-            self._host = asyncio.create_task(self._live(), name="asyncload-loader")
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([self._host])
+        await self._host.aclose()
 
     @property
     def memory(self) -> int:
@@ -141,72 +146,73 @@ class Loader(Files):
     @property
     def closed(self) -> bool:
         """Whether `aclose` was called, or the loop ended."""
-        return self._closing.is_set()
-
-    def _open(self) -> None:
-        if self._closing.is_set():
-            raise LoaderClosed("this Loader is closed; make a new one")
-        if self._host is None:
-            self._host = asyncio.create_task(self._live(), name="asyncload-loader")
-
-    async def _live(self) -> None:
-        """Hold the task group of all loads; ends when closed, or when the loop cancels it."""
-        try:
-            async with anyio.create_task_group() as group:
-                self._group = group
-                while self._waiting:  # a variable for each would keep the last one's result alive
-                    group.start_soon(self._waiting.pop(0).run)
-                await self._closing.wait()
-                group.cancel_scope.cancel()
-        finally:
-            self._closing.set()
-            while self._waiting:
-                self._waiting.pop(0).refuse()
-            with anyio.CancelScope(shield=True):
-                await self._release()
+        return self._host.closed
 
     async def _release(self) -> None:
-        await self._resources.workers.aclose()
-        await self._resources.stores.aclose()
-        self._resources.slabs.close()
-        self._resources.arenas.close()
-        # A model half built cannot be interrupted; its thread ends with it, unwaited for.
-        self._resources.builder.shutdown(wait=False, cancel_futures=True)
+        await self._resources.aclose()
 
     def _in_spare_time(self, work: Work) -> None:
-        """Do what no load waits for. Closing the Loader does, for some milliseconds."""
-        if self._group is not None and not self.closed:
-            self._group.start_soon(self._finish, work)
+        async def in_thread() -> None:
+            with responsive():
+                await self._resources.workers.run_in_thread(work)
 
-    async def _finish(self, work: Work) -> None:
-        with anyio.CancelScope(shield=True), responsive():
-            await self._resources.workers.run_in_thread(work)
+        self._host.in_spare_time(in_thread)
+
+    @property
+    def budget(self) -> Budget:
+        """The memory that all loads may have in flight, and what is kept of them: see ``memory``.
+
+        Who keeps models has them counted (`Load.retain`, or `Budget.keep`), and is asked for
+        those that it can do without (`Budget.reclaimable`).
+        """
+        return self._resources.budget
 
     # --- loading -------------------------------------------------------------------------
 
-    def prefetch(self, uri: URI, **options: Unpack[LoadKeywords]) -> Load[Any]:
+    def prefetch(
+        self, uri: URI, *, priority: Priority = "background", **options: Unpack[LoadKeywords]
+    ) -> Load[Any]:
         """Start a load, and return it at once: a `Load`, to be awaited when its result is needed.
 
-        Args: as `load` takes them.
+        Args:
+            uri: as `load` takes it.
+            priority: as `load` takes it, but ``"background"`` by default.
+            options: as `load` takes them.
 
         Raises:
             LoaderClosed: the Loader is closed.
         """
         chosen = LoadOptions(**options)
-        return self._start(
+        storage = self._storage(chosen.storage_options)
+        start = self._launcher.start
+        if chosen.shared and chosen.reuse is None:
+            start = functools.partial(self._launcher.share, key=key_of_load(uri, chosen, storage))
+        return start(
             uri,
-            lambda flow: flow.load(chosen),
-            storage_options=chosen.storage_options,
+            work=lambda flow: flow.load(chosen),
+            storage=storage,
             on_change=chosen.on_change,
+            priority=priority,
         )
 
-    async def load(self, uri: URI, **options: Unpack[LoadKeywords]) -> Any:
+    async def load(
+        self, uri: URI, *, priority: Priority = "demand", **options: Unpack[LoadKeywords]
+    ) -> Any:
         """Load what a URI holds.
+
+        All who ask for the same URI with the same options while it is being loaded share one load,
+        and are given the same object; unless the file was replaced meanwhile: nobody gets an older
+        version than what stands at the URI when it asks. Options are the same if they are equal;
+        functions, classes, arrays and other objects among them if they are identical. Cancelling
+        one who asked leaves the others waiting.
 
         Args:
             uri: a path, ``file://``, ``memory://``, ``s3://``, ``gs://``, ``az://`` or
                 ``http(s)://``; of a file, of a SavedModel's folder (for HTTP with a slash at its
                 end), or of a checkpoint's prefix.
+            priority: ``"demand"`` for what is needed now; ``"background"`` for what will be: it
+                lets loads on demand go first, and waits where memory is short. A load on demand
+                of the same URI makes a load in the background as urgent as itself.
             options: as follows.
 
         Options:
@@ -227,6 +233,8 @@ class Loader(Files):
                 is what is returned: nothing is built, and what was traced of it stays traced. It
                 has all of them or, if that fails, its old ones. Otherwise it is left as it is, and
                 a `FellBack` event says why.
+            shared: whether whoever asks for the same meanwhile may get the same object; ``False``
+                for a model of one's own, to be changed. With ``reuse`` it never is.
             storage_options: those of the Loader, changed for this load.
             on_change: what to do if a file is replaced while it is read: ``"error"``, or
                 ``"restart"`` to load the new version from its start, three times at most.
@@ -245,13 +253,14 @@ class Loader(Files):
             MemoryLimitExceeded: the system has no memory left for it.
             LoaderClosed: the Loader is, or was, closed.
         """
-        load = self.prefetch(uri, **options)
-        return await (load if options.get("reuse") is None else _settled(load))
+        load = self.prefetch(uri, priority=priority, **options)
+        return await (load if options.get("reuse") is None else load.settled())
 
     async def load_weights(
         self,
         uri: URI,
         *,
+        priority: Priority = "demand",
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         on_change: OnChange = "error",
@@ -260,21 +269,26 @@ class Loader(Files):
 
         Args:
             uri: as `load` takes it.
+            priority: as `load` takes it.
             verify: compare the checksums that a checkpoint has of its tensors; one that is wrong
                 is `Corrupt`.
             storage_options: as `load` takes them.
             on_change: as `load` takes it.
 
         Returns:
-            Name -> read-only array, names as the file has them (``layers/dense/vars/0``).
+            Name -> read-only array, names as the file has them (``layers/dense/vars/0``). All who
+            ask for the same at the same time get the same object, as from `load`.
 
         Raises: as `load` does, but for `MismatchError`.
         """
-        return await self._start(
+        storage = self._storage(storage_options)
+        return await self._launcher.share(
             uri,
             lambda flow: flow.weights(verify=verify),
-            storage_options=storage_options,
+            key=key_of_weights(uri, verify, on_change, storage),
+            storage=storage,
             on_change=on_change,
+            priority=priority,
         )
 
     async def load_into(self, target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
@@ -317,7 +331,7 @@ class Loader(Files):
             storage_options=made.storage_options,
             on_change=made.on_change,
         )
-        await _settled(load)
+        await load.settled()
 
     async def inspect(
         self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
@@ -365,8 +379,7 @@ class Loader(Files):
 
         Raises: as `load_weights` does.
         """
-        self._open()
-        storage = merge_options(self._storage_options, storage_options)
+        storage = self._storage(storage_options)
         async for item in Flow(uri, self._resources, storage).stream():
             yield item
 
@@ -404,9 +417,11 @@ class Loader(Files):
             storage_options: as `load` takes them.
 
         Returns:
-            A result for each URI, in their order.
+            A result for each URI, in their order; the same for URIs that are the same.
         """
-        loads = [self.prefetch(uri, storage_options=storage_options) for uri in uris]
+        loads = [
+            self.prefetch(uri, priority="demand", storage_options=storage_options) for uri in uris
+        ]
         results: list[Any] = [None] * len(loads)
 
         async def collect(index: int) -> None:
@@ -456,40 +471,13 @@ class Loader(Files):
         storage_options: Mapping[str, Any] | None = None,
         on_change: OnChange = "error",
     ) -> Load[Result]:
-        self._open()
-        storage = merge_options(self._storage_options, storage_options)
-        tries = _tries(on_change)
+        storage = self._storage(storage_options)
+        return self._launcher.start(uri, work, storage=storage, on_change=on_change)
 
-        async def follow(load: Load[Result]) -> Result:
-            for _ in range(tries - 1):
-                with contextlib.suppress(SourceChanged):
-                    return await work(Flow(uri, self._resources, storage, load.emit))
-            return await work(Flow(uri, self._resources, storage, load.emit))
-
-        load = Load(normalise(uri), follow, self._observer)
-        if self._group is None:
-            self._waiting.append(load)
-        else:
-            self._group.start_soon(load.run)
-        return load
-
-
-async def _settled(load: Load[Result]) -> Result:
-    """Await a load that changes an object; if this is cancelled, end when nothing does any more."""
-    try:
-        return await load
-    except asyncio.CancelledError:
-        # Whoever gets this may look at the object.
-        with anyio.CancelScope(shield=True):
-            async for _ in load.events():
-                pass
-        raise
-
-
-def _tries(on_change: str) -> int:
-    if on_change not in ("error", "restart"):
-        raise ValueError(f"on_change is 'error' or 'restart', not {on_change!r}")
-    return _TRIES if on_change == "restart" else 1
+    def _storage(self, own: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Open this Loader, and return its ``storage_options`` with those of a call."""
+        self._host.open()
+        return merge_options(self._storage_options, own)
 
 
 def _index_cache(chosen: bool | str | os.PathLike[str]) -> IndexCache | None:

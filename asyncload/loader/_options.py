@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypedDict, get_args
 
-__all__ = ["IntoKeywords", "IntoOptions", "LoadKeywords", "LoadOptions", "OnChange"]
+__all__ = [
+    "IntoKeywords",
+    "IntoOptions",
+    "LoadKeywords",
+    "LoadOptions",
+    "OnChange",
+    "Priority",
+    "check_priority",
+]
 
 OnChange = Literal["error", "restart"]
-Scopes = Callable[[], AbstractContextManager[None]]
+Priority = Literal["demand", "background"]
+
+
+class Scopes(Protocol):
+    """Enters, on another thread, the Keras scopes of whoever asked.
+
+    Attributes:
+        found: what is set in them.
+    """
+
+    found: Mapping[str, Any]
+
+    def __call__(self) -> AbstractContextManager[None]:
+        """Enter them until the block ends."""
+        ...
+
+
+class _NoScopes:
+    found: Mapping[str, Any] = MappingProxyType({})
+
+    def __call__(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class LoadKeywords(TypedDict, total=False):
@@ -26,13 +56,14 @@ class LoadKeywords(TypedDict, total=False):
     verify: bool
     warmup: Any
     reuse: Any
+    shared: bool
     storage_options: Mapping[str, Any] | None
     on_change: OnChange
 
 
 def _capture_keras_scopes() -> Scopes:
     if "keras" not in sys.modules:
-        return nullcontext
+        return _NoScopes()
     from asyncload.materialize.keras import capture_scopes
 
     return capture_scopes()
@@ -55,6 +86,7 @@ class LoadOptions:
     verify: bool = True
     warmup: Any = None
     reuse: Any = field(default=None, repr=False)
+    shared: bool = True
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     on_change: OnChange = "error"
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
@@ -91,3 +123,9 @@ class IntoOptions:
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     on_change: OnChange = "error"
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
+
+
+def check_priority(priority: str) -> None:
+    """Raise `ValueError` if a load cannot have this priority."""
+    if priority not in get_args(Priority):
+        raise ValueError(f"priority is 'demand' or 'background', not {priority!r}")

@@ -26,7 +26,7 @@ __all__ = ["ModelBuild", "capture_scopes"]
 
 Array = npt.NDArray[Any]
 
-capture_scopes = _private.capture_scopes
+capture_scopes = _private.CapturedScopes
 
 
 class ModelBuild(KerasBuild):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from asyncload.interfaces import OpenFiles, WorkerPool
+from asyncload.interfaces import Manners, OpenFiles, WorkerPool
 from asyncload.manifest import TensorEntry
 from asyncload.memory import ArenaPool, SlabPool
 
@@ -24,15 +24,23 @@ class EarlyReads:
         workers: where encoded tensors are decoded.
         slabs: shared memory for them.
         arenas: memory for the tensors.
+        manners: how it behaves beside other loads.
     """
 
     def __init__(
-        self, files: OpenFiles, *, workers: WorkerPool, slabs: SlabPool, arenas: ArenaPool
+        self,
+        files: OpenFiles,
+        *,
+        workers: WorkerPool,
+        slabs: SlabPool,
+        arenas: ArenaPool,
+        manners: Manners,
     ) -> None:
         self._files = files
         self._workers = workers
         self._slabs = slabs
         self._arenas = arenas
+        self._manners = manners
         self._begun: dict[str, TensorEntry] = {}
         self._read: list[tuple[TensorEntry, Array]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -41,7 +49,15 @@ class EarlyReads:
     def begin(self, tensors: Mapping[str, TensorEntry]) -> None:
         """Begin to read tensors."""
         self._begun.update(tensors)
-        flow = Flow(self._files.readers, self._workers, self._slabs, self._arenas, self._hand_over)
+        flow = Flow(
+            self._files.readers,
+            self._workers,
+            self._slabs,
+            self._arenas,
+            self._hand_over,
+            verify=True,
+            manners=self._manners,
+        )
         reading = flow.run(tuple(tensors.values()), self._files.entries())
         self._tasks.append(asyncio.create_task(reading, name="asyncload-early"))
 

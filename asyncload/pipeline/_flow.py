@@ -9,7 +9,7 @@ import numpy as np
 
 from asyncload import codecs
 from asyncload.errors import AsyncloadError
-from asyncload.interfaces import Reader, WorkerPool
+from asyncload.interfaces import Manners, Reader, WorkerPool
 from asyncload.manifest import Chunked, FileEntry, Strings, TensorEntry
 from asyncload.memory import ArenaPool, SharedSlab, SlabPool, slab_size
 
@@ -36,6 +36,7 @@ class Flow:
         arenas: memory for the tensors; ``None`` for memory from the system.
         ready: called on the loop's thread with each tensor as it completes.
         verify: whether to compare the checksums that entries have, before that.
+        manners: how it behaves beside other loads.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class Flow:
         arenas: ArenaPool | None,
         ready: Ready,
         *,
-        verify: bool = True,
+        verify: bool,
+        manners: Manners,
     ) -> None:
         self._readers = readers
         self._workers = workers
@@ -54,6 +56,7 @@ class Flow:
         self._arenas = arenas
         self._ready = ready
         self._verify = verify
+        self._manners = manners
         self._homes: dict[str, SharedSlab] = {}
         self._prepared: Prepared
 
@@ -83,6 +86,9 @@ class Flow:
     async def _read(self) -> None:
         steps = self._prepared.steps
         while steps:
+            await self._manners.pause()
+            if not steps:
+                return
             step = steps.pop()
             reader = self._readers[step.file]
             await reader.read_into(step.offset, step.buffers)
@@ -166,9 +172,12 @@ class Flow:
     async def _decode(self) -> None:
         jobs = self._prepared.jobs
         while jobs:
+            await self._manners.pause()
+            if not jobs:
+                return
             job = jobs.pop()
             need = slab_size(job.stored) + (0 if job.home else slab_size(job.decoded))
-            async with self._slabs.budget.take(need):
+            async with self._slabs.budget.take(need, self._manners.urgency):
                 with _naming(self._readers[job.file]):
                     await self._decode_one(job)
             await self._arrived(placed.name for placed in job.pieces)
@@ -185,7 +194,13 @@ class Flow:
                 (p.piece.entry, p.spans, p.at, not p.piece.covered and job.home is None)
                 for p in job.pieces
             )
-            await self._workers.run(decode_pieces, source.handle, target.handle, orders)
+            await self._workers.run(
+                decode_pieces,
+                source.handle,
+                target.handle,
+                orders,
+                polite=self._manners.polite,
+            )
             if job.home is None:
                 await self._copy_out(job, target)
         except BaseException:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 
 from asyncload.errors import AsyncloadError, DecodeError, FormatError, SourceChanged
-from asyncload.interfaces import OpenFiles, WorkerPool
+from asyncload.interfaces import Manners, OpenFiles, WorkerPool
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.memory import STAGING, ArenaPool, SlabPool
 
@@ -18,6 +18,8 @@ from ._prepare import Array
 from ._scope import end, run_together
 
 __all__ = ["Pipeline"]
+
+_ON_DEMAND = Manners()
 
 
 class Pipeline:
@@ -34,6 +36,7 @@ class Pipeline:
         verify: compare the checksums (CRC32C) that entries have with the bytes, before a tensor
             is handed over.
         early: reads some of the tensors already; they are taken over from it.
+        manners: how it behaves beside other loads.
 
     Raises:
         ValueError: the manifest has no tensor of such a name.
@@ -51,6 +54,7 @@ class Pipeline:
         on_tensor: Callable[[TensorEntry], None] | None = None,
         verify: bool = True,
         early: EarlyReads | None = None,
+        manners: Manners = _ON_DEMAND,
     ) -> None:
         self._manifest = manifest
         self._files = files
@@ -60,6 +64,7 @@ class Pipeline:
         self._on_tensor = on_tensor
         self._verify = verify
         self._early = early
+        self._manners = manners
         self._wanted = _select(manifest, names)
 
     @property
@@ -185,6 +190,7 @@ class Pipeline:
             self._arenas,
             ready,
             verify=self._verify,
+            manners=self._manners,
         )
         try:
             self._expect_versions()

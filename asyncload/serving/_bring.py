@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
-
 from asyncload.errors import SwapRefused
 from asyncload.events import Retired
 from asyncload.loader._load import Load
 from asyncload.loader._loader import Loader
-from asyncload.loader._options import LoadKeywords
+from asyncload.loader._options import LoadKeywords, Priority
 
 from ._lease import Generation, Target
 from ._ledger import Entry, Ledger, describe
@@ -22,12 +20,13 @@ __all__ = ["Bringer", "Check", "begin"]
 Check = Callable[[Any], Awaitable[object]]
 
 
-def begin(loader: Loader, target: Target, options: LoadKeywords) -> Load[Any]:
+def begin(loader: Loader, target: Target, options: LoadKeywords, priority: Priority) -> Load[Any]:
     """Begin to load a model that will be the slot's or the cache's own, to be emptied some day.
 
     So nobody else may be given the same object.
     """
-    return loader.prefetch(target.uri, **options)
+    own: LoadKeywords = {**options, "shared": False}
+    return loader.prefetch(target.uri, priority=priority, **own)
 
 
 class Bringer:
@@ -64,11 +63,12 @@ class Bringer:
         storage = self._options.get("storage_options")
         await self._loader.inspect(entry.target.uri, storage_options=storage)
 
-    async def bring(self, entry: Entry, *, check: bool = True) -> Generation:
+    async def bring(self, entry: Entry, priority: Priority, *, check: bool = True) -> Generation:
         """Load a model, and have it checked.
 
         Args:
             entry: says what; its line in the ledger is kept up.
+            priority: of the load.
             check: whether the caller's own check is asked.
 
         Raises:
@@ -76,7 +76,7 @@ class Bringer:
             Exception: as `Loader.load` does.
         """
         entry.state = "loading"
-        entry.generation = generation = await self._load(entry.target)
+        entry.generation = generation = await self._load(entry.target, priority)
         if check and self._check is not None:
             try:
                 await self._check(generation.model)
@@ -88,25 +88,23 @@ class Bringer:
                 ) from error
         return generation
 
-    async def _load(self, target: Target) -> Generation:
+    async def _load(self, target: Target, priority: Priority) -> Generation:
         spare = self._spare.take()
-        load = begin(self._loader, target, {**self._options, "reuse": spare})
+        load = begin(self._loader, target, {**self._options, "reuse": spare}, priority)
+        retained = load.retain()
         try:
-            model = await load
+            model = await load.settled()  # nothing may change the spare any more
         except BaseException:
-            if load.progress.stage != "waiting":  # else it has not begun, and never will
-                with anyio.CancelScope(shield=True):  # nothing may change the spare any more
-                    async for _ in load.events():
-                        pass
             self._spare.give_back(spare)
             raise
-        return Generation(model, target, load.progress.bytes_total or 0)
+        return Generation(model, target, load.progress.bytes_total or 0, retained)
 
     async def discard(self, generation: Generation) -> None:
         """Drop a model that nobody holds."""
         model, generation.model = generation.model, None
         if model is not None:
             await self._spare.put(model)
+            generation.retained.release()
 
     async def retire(self, generation: Generation) -> None:
         """Drop a model once its last lease has ended."""

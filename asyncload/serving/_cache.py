@@ -14,8 +14,9 @@ from asyncload.events import Finished, Indexed
 from asyncload.loader._default import _loader as default_loader
 from asyncload.loader._load import Load
 from asyncload.loader._loader import Loader
-from asyncload.loader._options import LoadKeywords
+from asyncload.loader._options import LoadKeywords, Priority
 from asyncload.loader._parts import physical_memory
+from asyncload.loader._retained import Retained
 from asyncload.memory import parse_size
 
 from ._bring import begin
@@ -72,6 +73,14 @@ class _Cached:
         self.generation: Generation | None = None
         self.ready: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
+        self.priority: Priority = "background"
+        self.load: Load[Any] | None = None
+
+    def promote(self) -> None:
+        """Let its load go before those that nobody needs yet."""
+        self.priority = "demand"
+        if self.load is not None:
+            self.load.promote()
 
     @property
     def share(self) -> Share:
@@ -99,7 +108,7 @@ class _Request:
 
     async def find(self, version: int | None) -> Generation:
         del version
-        return await self.cache._find(self.uri)
+        return await self.cache._find(self.uri, "demand")
 
 
 class ModelCache:
@@ -143,7 +152,10 @@ class ModelCache:
         self._lease_timeout = lease_timeout
         self._options = options
         self._models: dict[str, _Cached] = {}  # the one used least recently first
-        self._dropped: list[Any] = []  # models that are yet to be emptied
+        self._dropped: list[tuple[Any, Retained]] = []  # models that are yet to be emptied
+        self._going = 0  # bytes of them
+        self._emptying: asyncio.Task[None] | None = None
+        self._unregister = self._loader.budget.reclaimable(self._reclaim)
         self._room = asyncio.Lock()
         self._news = asyncio.Event()
         self._closed = False
@@ -183,7 +195,10 @@ class ModelCache:
             pass
         for uri in list(self._models):
             self._drop(uri)
+        self._unregister()
         await self._empty()
+        if self._emptying is not None:
+            await asyncio.wait([self._emptying])
 
     # --- models ----------------------------------------------------------------------------
 
@@ -216,7 +231,9 @@ class ModelCache:
             ExceptionGroup: of what those raised that could not be loaded; the others are there.
         """
         wanted = list(dict.fromkeys(os.fspath(uri) for uri in uris))
-        outcomes = await asyncio.gather(*map(self._find, wanted), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(self._find(uri, "background") for uri in wanted), return_exceptions=True
+        )
         failures = [each for each in outcomes if isinstance(each, Exception)]
         del outcomes
         if failures:
@@ -261,7 +278,7 @@ class ModelCache:
         self._models[uri] = self._models.pop(uri)
         return cached.generation
 
-    async def _find(self, uri: str) -> Generation:
+    async def _find(self, uri: str, priority: Priority) -> Generation:
         """Return a model once it is there."""
         if self._closed:
             raise ServingClosed("this cache was closed; make a new one", uri=Target(uri).shown)
@@ -269,6 +286,8 @@ class ModelCache:
         if cached is None:
             cached = self._models[uri] = _Cached(Target(uri))
             cached.task = asyncio.create_task(self._bring(cached), name="asyncload-cache")
+        if priority == "demand":
+            cached.promote()
         cached.waiting += 1
         try:
             return await asyncio.shield(cached.ready)
@@ -307,7 +326,7 @@ class ModelCache:
             cached.generation = generation
             cached.ready.set_result(generation)
         finally:
-            cached.task = None
+            cached.task = cached.load = None
             if error is not None:
                 cached.nbytes = 0
                 self._forget(cached)
@@ -318,7 +337,8 @@ class ModelCache:
         while True:
             if known is not None:
                 await self._make_room(cached, known)
-            load = begin(self._loader, cached.target, self._options)
+            load = begin(self._loader, cached.target, self._options, cached.priority)
+            cached.load, retained = load, load.retain()
             try:
                 found = await _announced(load)
                 if found is None or found == cached.nbytes or self._take(cached, found):
@@ -334,7 +354,7 @@ class ModelCache:
             storage = self._options.get("storage_options")
             manifest = await self._loader.inspect(cached.target.uri, storage_options=storage)
             await self._make_room(cached, manifest.nbytes)
-        return Generation(model, cached.target, cached.nbytes, on_unheld=self._tell)
+        return Generation(model, cached.target, cached.nbytes, retained, on_unheld=self._tell)
 
     # --- room ------------------------------------------------------------------------------
 
@@ -372,6 +392,17 @@ class ModelCache:
                 uri=cached.target.shown,
             ) from None
 
+    def _reclaim(self, nbytes: int) -> None:
+        """Give memory back that a load on demand needs: the Loader's budget asks for it."""
+        shares = [each.share for each in self._models.values()]
+        used = sum(share.nbytes for share in shares)
+        idle = sum(share.nbytes for share in shares if share.idle)
+        wanted = min(max(nbytes - self._going, 0), idle)
+        for uri in to_evict(shares, used - wanted) or ():
+            self._drop(uri)
+        if self._dropped and (self._emptying is None or self._emptying.done()):
+            self._emptying = asyncio.create_task(self._empty(), name="asyncload-cache-empty")
+
     def _in_use(self) -> str:
         used = [each for each in self._models.values() if each.nbytes and not each.share.idle]
         return "; ".join(
@@ -382,15 +413,23 @@ class ModelCache:
 
     def _drop(self, uri: str) -> None:
         cached = self._models.pop(uri)
-        if cached.generation is not None and not cached.generation.leases:
-            self._dropped.append(cached.generation.model)
-            cached.generation.model = None
+        generation = cached.generation
+        if generation is not None and not generation.leases:
+            self._dropped.append((generation.model, generation.retained))
+            self._going += generation.retained.nbytes
+            generation.model = None
+        elif generation is not None:
+            generation.retained.release()  # it is with whoever holds it, and counts no more
         self._tell()
 
     async def _empty(self) -> None:
         """Have the memory of what was dropped given back."""
         while self._dropped:
-            await emptied(self._dropped.pop())
+            model, retained = self._dropped.pop()
+            await emptied(model)
+            del model
+            self._going -= retained.nbytes
+            retained.release()
 
     def _tell(self) -> None:
         self._news.set()

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from asyncload.errors import LeaseTimeout
+from asyncload.loader._retained import Retained
 from asyncload.sources import normalise
 
 __all__ = ["Generation", "Lease", "Lessor", "Target", "holders"]
@@ -42,25 +43,30 @@ class Generation:
         model: what the Loader returned.
         target: what it was loaded from.
         nbytes: of the tensors that were read for it.
+        retained: counts them in the Loader's budget.
         on_unheld: called whenever its last lease has ended.
 
     Attributes:
         gone: set once it was retired, and its model dropped.
     """
 
-    __slots__ = ("_on_unheld", "_unheld", "gone", "leases", "model", "nbytes", "target")
+    __slots__ = (
+        "_on_unheld", "_unheld", "gone", "leases", "model", "nbytes", "retained", "target",
+    )  # fmt: skip
 
     def __init__(
         self,
         model: Any,
         target: Target,
         nbytes: int,
+        retained: Retained,
         *,
         on_unheld: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self.target = target
         self.nbytes = nbytes
+        self.retained = retained
         self.gone = asyncio.Event()
         self.leases: set[Lease] = set()
         self._on_unheld = on_unheld

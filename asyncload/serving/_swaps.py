@@ -13,6 +13,7 @@ import anyio
 
 from asyncload.errors import LeaseTimeout, ServingClosed, ServingError, SwapSuperseded
 from asyncload.events import SwapFailed, Switched
+from asyncload.loader._options import Priority
 
 from ._bring import Bringer
 from ._front import Front
@@ -168,7 +169,7 @@ class Swaps:
                 return
             entry = self._ledger.begin(target)
             try:
-                generation = await self._bringer.bring(entry)
+                generation = await self._bringer.bring(entry, self._priority())
             except BaseException as error:
                 await self._drop(entry, error)
                 raise
@@ -211,7 +212,11 @@ class Swaps:
             return self._serve(attempt, kept)
         if self._policy == "resource":
             await self._make_room(attempt)
-        return self._serve(attempt, await self._bringer.bring(entry))
+        return self._serve(attempt, await self._bringer.bring(entry, self._priority()))
+
+    def _priority(self) -> Priority:
+        """Return how urgent a load is: not very, while there is a model to answer with."""
+        return "demand" if self._front.current is None else "background"
 
     async def _make_room(self, attempt: _Attempt) -> None:
         """Have new leases wait, wait for those that are held, and drop the model."""
@@ -276,7 +281,7 @@ class Swaps:
                 return
             entry = self._ledger.begin(self._lost)
             try:
-                generation = await self._bringer.bring(entry, check=False)
+                generation = await self._bringer.bring(entry, "demand", check=False)
             except Exception as failure:  # noqa: BLE001 - noted: the swap's own error is raised
                 self._ledger.end(entry, failure)
                 note = (

@@ -23,7 +23,7 @@ from asyncload.interfaces import Source
 
 from ._entry_points import EntryPointSource
 from ._local import LocalSource
-from ._location import SCHEMES, Location, check_name, locate, normalise, scheme_of
+from ._location import SCHEMES, Location, check_name, file_path, locate, normalise, scheme_of
 from ._memory import MemorySource, forget_memory, put_memory
 from ._object import ObjectSource
 from ._object_stores import Stores
@@ -39,6 +39,7 @@ __all__ = [
     "StorageOptions",
     "Stores",
     "check_name",
+    "file_path",
     "forget_memory",
     "in_thread",
     "normalise",

@@ -9,7 +9,16 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from asyncload.errors import SourceError, Unsafe
 
-__all__ = ["SCHEMES", "Location", "check_name", "locate", "neighbour", "normalise", "scheme_of"]
+__all__ = [
+    "SCHEMES",
+    "Location",
+    "check_name",
+    "file_path",
+    "locate",
+    "neighbour",
+    "normalise",
+    "scheme_of",
+]
 
 # What is written before "://" -> the kind of store that reads it.
 SCHEMES = {
@@ -72,6 +81,13 @@ def scheme_of(uri: str | os.PathLike[str]) -> str | None:
     """Return what is written before ``://``, in lower case; ``None`` for a path."""
     match = _SCHEME.match(os.fspath(uri))
     return None if match is None else match[1].lower()
+
+
+def file_path(uri: str | os.PathLike[str]) -> str | None:
+    """Return the path of a file or folder of this machine; ``None`` for what lies elsewhere."""
+    if scheme_of(uri) not in (None, "file"):
+        return None
+    return locate(uri).path
 
 
 def locate(uri: str | os.PathLike[str]) -> Location:

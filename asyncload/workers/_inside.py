@@ -19,12 +19,14 @@ _PARENT_CHECK = 0.5
 _PRELOAD = ("numpy", "h5py", "ml_dtypes", "isal.isal_zlib")
 
 
-def enter_worker(parent: int) -> None:
+def enter_worker(parent: int, niceness: int) -> None:
     """Prepare this process; called once in it, before its first job.
 
     Args:
         parent: the process that this one serves, and with which it ends.
+        niceness: by how much others go first, from 0 to 19; for its I/O as well, as Linux has it.
     """
+    os.nice(niceness)
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A job past its CPU limit is killed by a signal that would leave a core file.

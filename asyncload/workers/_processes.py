@@ -61,12 +61,15 @@ class Processes:
 
     Args:
         count: how many.
+        niceness: by how much others go first; see nice(2). It cannot be taken back without
+            rights that programs seldom have, so jobs that are not urgent have processes of
+            their own.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, niceness: int = 0) -> None:
         self._places = asyncio.Semaphore(count + _AHEAD)
-        self._pool = _Pool(count)
-        self._quarantine = _Quarantine()
+        self._pool = _Pool(count, niceness)
+        self._quarantine = _Quarantine(niceness)
 
     async def start(self) -> None:
         """Start the processes, if they are not; returns before they are ready."""
@@ -101,8 +104,8 @@ class Processes:
 class _Quarantine:
     """A process for jobs on whose way a worker died, one job at a time."""
 
-    def __init__(self) -> None:
-        self._pool = _Pool(1)
+    def __init__(self, niceness: int) -> None:
+        self._pool = _Pool(1, niceness)
         self._turn = asyncio.Lock()
         self._jobs = 0
 
@@ -149,10 +152,12 @@ class _Pool:
 
     Args:
         count: how many processes.
+        niceness: theirs.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, niceness: int) -> None:
         self._count = count
+        self._niceness = niceness
         self._executor: Executor | None = None
         self._retired: list[Executor] = []
         self._stopped = False
@@ -194,7 +199,7 @@ class _Pool:
             if self._stopped:
                 raise LoaderClosed(CLOSED)
             if self._executor is None:
-                self._executor = _new_executor(self._count)
+                self._executor = _new_executor(self._count, self._niceness)
             return self._executor
 
     def _end_retired(self) -> None:
@@ -202,13 +207,16 @@ class _Pool:
             _end(self._retired.pop())
 
 
-def _new_executor(count: int) -> Executor:
+def _new_executor(count: int, niceness: int) -> Executor:
     # Here, as importing loky takes 50 ms that nobody need pay who never needs a process.
     from loky import ProcessPoolExecutor
     from loky.backend import get_context
 
     executor: Executor = ProcessPoolExecutor(
-        count, context=get_context("loky"), initializer=enter_worker, initargs=(os.getpid(),)
+        count,
+        context=get_context("loky"),
+        initializer=enter_worker,
+        initargs=(os.getpid(), niceness),
     )
     executor.submit(os.getpid)
     _end_at_exit(executor)

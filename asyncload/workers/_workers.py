@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 # Threads for reads: one for each CPU, as more would only move them between CPUs (a fifth slower,
 # measured on 2) and hold the loop's thread up; two at least for the disk, four saturate memory.
 _THREADS = 2, 4
+_NICENESS = 10  # of processes for what is not urgent: a tenth of a CPU that others want too
 
 
 class Workers:
@@ -58,6 +59,7 @@ class Workers:
         )
         self._own_threads = [self.threads]
         self._backend = self._choose(executor)
+        self._polite = Processes(self.processes, niceness=_NICENESS)
         self._closed = False
         self._closing = asyncio.Lock()
 
@@ -92,6 +94,7 @@ class Workers:
         function: Callable[..., Result],
         *args: Any,
         limits: Limits | None = PARSE_LIMITS,
+        polite: bool = False,
     ) -> Result:
         """Call ``function(*args)`` in a worker.
 
@@ -103,6 +106,8 @@ class Workers:
             args: what pickles; nothing large, as it all goes through a pipe.
             limits: what the call may use up; ``None`` for the user's own functions. Threads
                 know no limits.
+            polite: whether all else on the machine goes first: then it runs in processes of lower
+                priority, which start when first needed. Other executors know no priority.
 
         Raises:
             WorkerCrashed: the worker died twice on this call.
@@ -115,7 +120,7 @@ class Workers:
         self._check_open()
         job = Job(function, args, limits)
         if isinstance(self._backend, Processes):
-            outcome = await self._backend.run(job)
+            outcome = await (self._polite if polite else self._backend).run(job)
         else:
             outcome = await _run_in(self._backend, job)
         result: Result = outcome.get()
@@ -144,6 +149,7 @@ class Workers:
         async with self._closing:
             if isinstance(self._backend, Processes):
                 await self._backend.aclose()
+                await self._polite.aclose()
             await in_own_thread(self._end_threads)
 
     def _end_threads(self) -> None:

@@ -34,7 +34,9 @@ class InlineWorkers:
     def threads(self) -> Executor:
         raise AssertionError("a format runs nothing but by the two methods below")
 
-    async def run(self, function: Callable[..., Result], *args: Any) -> Result:
+    async def run(
+        self, function: Callable[..., Result], *args: Any, polite: bool = False
+    ) -> Result:
         called, copied = pickle.loads(pickle.dumps((function, args)))
         result: Result = pickle.loads(pickle.dumps(called(*copied)))
         return result

@@ -31,7 +31,7 @@ async def test_the_next_load_takes_it(files: list[Path]) -> None:
         weights = await loader.load_weights(files[0])
         where = weights["a"].ctypes.data
         del weights
-        await asyncio.sleep(0)  # the task that brought them ends with the loop's next turn
+        await asyncio.sleep(0.01)  # the tasks that brought them end with the loop's next turns
         again = await loader.load_weights(files[1])
         assert again["a"].ctypes.data == where
         assert (again["b"] == 1).all()

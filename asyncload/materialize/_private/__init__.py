@@ -42,7 +42,7 @@ For checkpoints and whole SavedModels:
 from __future__ import annotations
 
 from ._assign import Recording, Snapshot, recording
-from ._build import Skeleton, capture_scopes, compile_as_saved, deserialize, registered
+from ._build import CapturedScopes, Skeleton, compile_as_saved, deserialize, registered
 from ._legacy import build_legacy, compile_legacy, is_part_of_keras, parse_legacy
 from ._rebind import KerasState, detach_derived, drop, exchange, settings
 from ._saved_model import NoObjectGraph, Reconstruction
@@ -74,6 +74,7 @@ from ._variables import as_tensor
 
 __all__ = [
     "CannotRestore",
+    "CapturedScopes",
     "Draft",
     "KerasState",
     "Library",
@@ -91,7 +92,6 @@ __all__ = [
     "as_tensor",
     "assign",
     "build_legacy",
-    "capture_scopes",
     "compile_as_saved",
     "compile_legacy",
     "constant",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ from ._lookups import (
 )
 from ._state import quick_walk
 
-__all__ = ["Skeleton", "capture_scopes", "compile_as_saved", "deserialize", "registered"]
+__all__ = ["CapturedScopes", "Skeleton", "compile_as_saved", "deserialize", "registered"]
 
 _install_lock = threading.Lock()
 
@@ -131,20 +131,27 @@ def registered(name: str) -> Any:
 _SCOPES = ("custom_objects_scope_dict", "safe_mode_saving")
 
 
-def capture_scopes() -> Callable[[], Any]:
-    """Capture the Keras scopes of this thread; the result, called, enters them on another one."""
-    found = {name: global_state.get_global_attribute(name) for name in _SCOPES}
+class CapturedScopes:
+    """The Keras scopes of the thread that makes it; called, it enters them on another one.
+
+    Attributes:
+        found: what is set in them, by Keras' own names.
+    """
+
+    def __init__(self) -> None:
+        values = {name: global_state.get_global_attribute(name) for name in _SCOPES}
+        self.found: Mapping[str, Any] = {
+            name: value for name, value in values.items() if value not in (None, {})
+        }
 
     @contextmanager
-    def enter() -> Iterator[None]:
+    def __call__(self) -> Iterator[None]:
         before = {name: global_state.get_global_attribute(name) for name in _SCOPES}
-        _set_scopes(found)
+        _set_scopes({name: self.found.get(name) for name in _SCOPES})
         try:
             yield
         finally:
             _set_scopes(before)
-
-    return enter
 
 
 def _set_scopes(values: Mapping[str, Any]) -> None:

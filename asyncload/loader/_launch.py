@@ -1,0 +1,126 @@
+"""`Launcher`: begins loads, by themselves or for all who ask for the same."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any, TypeVar
+
+from asyncload.errors import SourceChanged
+from asyncload.events import Observer
+from asyncload.sources import normalise
+
+from ._flights import Flight, Flights
+from ._flow import Flow
+from ._host import Host
+from ._load import Load
+from ._options import OnChange, Priority, check_priority
+from ._resources import Resources
+
+__all__ = ["Launcher"]
+
+Result = TypeVar("Result")
+URI = str | os.PathLike[str]
+
+_TRIES = 3  # loads of a file that changes each time, before that is an error
+
+
+class Launcher:
+    """Begins loads.
+
+    Args:
+        host: where they run.
+        resources: what they share.
+        observer: gets their events.
+    """
+
+    def __init__(self, host: Host, resources: Resources, observer: Observer | None) -> None:
+        self._host = host
+        self._resources = resources
+        self._observer = observer
+        self._flights = Flights(host.start)
+
+    def start(
+        self,
+        uri: URI,
+        work: Callable[[Flow], Awaitable[Result]],
+        *,
+        storage: Mapping[str, Any],
+        on_change: OnChange = "error",
+        priority: Priority = "demand",
+    ) -> Load[Result]:
+        """Start a load that is shared with nobody.
+
+        Args:
+            uri: as given.
+            work: what to do.
+            storage: all ``storage_options``.
+            on_change: as `Loader.load` takes it.
+            priority: as `Loader.load` takes it.
+        """
+        tries = _tries(on_change)
+        check_priority(priority)
+
+        async def follow(load: Load[Result]) -> Result:
+            flow = functools.partial(Flow, uri, self._resources, storage, load)
+            return await _persist(tries, lambda: work(flow()))
+
+        load = Load(normalise(uri), follow, self._observer, priority=priority)
+        load.watch(self._resources.urgency_changed)
+        self._host.start(load)
+        return load
+
+    def share(
+        self,
+        uri: URI,
+        work: Callable[[Flow], Awaitable[Result]],
+        *,
+        key: Hashable,
+        storage: Mapping[str, Any],
+        on_change: OnChange,
+        priority: Priority,
+    ) -> Load[Result]:
+        """Start a load, or join one under way that is the same.
+
+        Args:
+            uri: as given.
+            work: what to do, if there is none to join.
+            key: equal for loads that are the same.
+            storage: all ``storage_options``.
+            on_change: as `Loader.load` takes it.
+            priority: as `Loader.load` takes it.
+        """
+        tries = _tries(on_change)
+        check_priority(priority)
+        shown, resources = normalise(uri), self._resources
+
+        async def follow(flight: Flight) -> Result:
+            def attempt() -> Awaitable[Result]:
+                flight.sightings.clear()
+                return work(Flow(uri, resources, storage, flight, sightings=flight.sightings))
+
+            return await _persist(tries, attempt)
+
+        return self._flights.board(
+            shown,
+            key,
+            lambda: Flight(shown, follow, self._observer, resources.urgency_changed),
+            lambda: resources.source(uri, storage),
+            priority,
+        )
+
+
+async def _persist(tries: int, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Make attempts until one finds no file replaced, or is the last."""
+    for _ in range(tries - 1):
+        with contextlib.suppress(SourceChanged):
+            return await attempt()
+    return await attempt()
+
+
+def _tries(on_change: str) -> int:
+    if on_change not in ("error", "restart"):
+        raise ValueError(f"on_change is 'error' or 'restart', not {on_change!r}")
+    return _TRIES if on_change == "restart" else 1

@@ -1,0 +1,111 @@
+"""Loads in the background make way for loads on demand, and for the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asyncload
+from asyncload.events import Paced
+from asyncload.loader._pace import next_pace
+
+SIZE = 64 << 20
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    arrays = {f"{index}": np.full(SIZE // 8, index, "uint8") for index in range(8)}
+    for name in ("now", "later"):
+        safetensors.numpy.save_file(arrays, tmp_path / f"{name}.safetensors")
+    np.savez_compressed(tmp_path / "packed.npz", a=np.arange(1 << 20), b=np.ones(1 << 20))
+    return tmp_path
+
+
+@pytest.fixture
+async def hasty() -> AsyncIterator[asyncload.Loader]:
+    """A Loader whose loop is always too late for it."""
+    async with asyncload.Loader(processes=1, max_stall_ms=1e-6) as made:
+        yield made
+
+
+@given(st.floats(0.1, 1), st.floats(0, 1), st.floats(0.001, 1))
+def test_the_pace_stays_in_bounds(pace: float, stall: float, most: float) -> None:
+    after = next_pace(pace, stall, most)
+    assert 0.1 <= after <= 1
+    assert after <= pace if stall > most else after >= pace
+
+
+async def test_a_late_loop_slows_the_background_down(folder: Path, hasty: asyncload.Loader) -> None:
+    for _ in range(20):
+        load = hasty.prefetch(folder / "later.safetensors")
+        await load
+        if load.progress.pace < 1:
+            break
+    events = [event async for event in load.events()]
+    paced = [event for event in events if isinstance(event, Paced)]
+    assert load.progress.pace == paced[-1].pace < 1
+    assert paced[-1].stall > 0
+
+
+async def test_what_is_needed_now_is_not_slowed_down(folder: Path, hasty: asyncload.Loader) -> None:
+    load = hasty.prefetch(folder / "now.safetensors", priority="demand")
+    await load
+    assert load.progress.pace == 1
+
+
+async def test_demand_goes_first_and_the_background_still_ends(folder: Path) -> None:
+    async with asyncload.Loader(processes=1, max_stall_ms=None) as loader:
+        later = loader.prefetch(folder / "later.safetensors")
+        busy = True
+
+        async def demand() -> None:
+            while busy:
+                await loader.load_weights(folder / "now.safetensors")
+
+        others = asyncio.ensure_future(demand())
+        try:
+            async with asyncio.timeout(60):
+                weights = await later
+        finally:
+            busy = False
+            await others
+        assert sum(array.nbytes for array in weights.values()) == SIZE
+
+
+async def test_background_jobs_run_in_processes_that_give_way(folder: Path) -> None:
+    async with asyncload.Loader(processes=1) as loader:
+        workers = loader._resources.workers
+        here = os.getpriority(os.PRIO_PROCESS, 0)
+        assert await workers.run(_niceness) == here
+        assert await workers.run(_niceness, polite=True) == min(here + 10, 19)
+        assert await workers.run(_niceness) == here
+        weights = await loader.prefetch(folder / "packed.npz")
+        assert weights["a"][-1] == (1 << 20) - 1
+
+
+def _niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+async def test_a_promoted_load_waits_no_more(folder: Path, hasty: asyncload.Loader) -> None:
+    load = hasty.prefetch(folder / "later.safetensors")
+    load.promote()
+    begin = time.perf_counter()
+    await load
+    assert time.perf_counter() - begin < 10
+    assert load.priority == "demand"
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+async def test_a_wrong_bound(wrong: float) -> None:
+    with pytest.raises(ValueError, match="max_stall_ms"):
+        asyncload.Loader(max_stall_ms=wrong)
