@@ -21,6 +21,7 @@ FLOORS = {
     "events": 0,
     "manifest": 0,
     "interfaces": 0,
+    "cache_folder": 0,
     "sources": 1,
     "formats": 1,
     "codecs": 1,

@@ -39,7 +39,7 @@ from ._parts import PartResult, map_parts, physical_memory
 from ._recall import Work
 from ._resources import Resources
 from ._sharing import key_of_load, key_of_weights
-from ._storage import merge_options
+from ._storage import CACHE_BYTES, merge_options, object_cache
 from ._weights import Weights
 
 __all__ = ["Loader"]
@@ -75,6 +75,19 @@ class Loader(Files):
             is kept for the next load of the same version of it, by this or another process of the
             user: ``True`` for the user's cache directory, or the path of another folder. Files
             changed less than 2 s before are not kept, nor what is only in memory.
+        cache: ``"read"`` keeps what is fetched from object storage and HTTP servers on this
+            machine's disk, by version, for the next load by this or another process of the user.
+            That asks the store for each object's version (one HEAD, with the caller's credentials)
+            and compares checksums of all that it reads from disk. By default ``"off"``: a disk is
+            not a library's to fill unasked. An object whose server names no lasting version is
+            never kept, nor one of HTTP that changed less than 2 s before. A disk that is full or
+            cannot be written to costs a warning, and no load.
+        cache_dir: where; by default ``asyncload/objects`` in the user's cache directory.
+        cache_bytes: that it may take there (or text such as ``"20GiB"``); what was not used for
+            the longest time goes first.
+        offline: ask no store, and load what is in the cache: of each URI the files, in the
+            versions, that the last load of it with ``cache="read"`` found. What is not there is
+            `NotFound`.
         storage_options: how object storage and HTTP servers are reached; what is not said here is
             taken from the environment, as each store's own tools do. For all stores: ``endpoint``
             (a URL), ``anonymous``, ``headers``, ``ca_file``, ``timeouts`` (seconds: ``connect``,
@@ -99,6 +112,10 @@ class Loader(Files):
         memory: int | str | None = None,
         keep: int | str | None = None,
         index_cache: bool | str | os.PathLike[str] = True,
+        cache: Literal["off", "read"] = "off",
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | str = CACHE_BYTES,
+        offline: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_stall_ms: float | None = MAX_STALL_MS,
         observer: Observer | None = None,
@@ -115,6 +132,7 @@ class Loader(Files):
             builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
             index_cache=_index_cache(index_cache),
             stores=Stores(),
+            object_cache=object_cache(cache, cache_dir, cache_bytes, offline=offline),
             pace=Pace(max_stall_ms),
             spare_time=self._in_spare_time,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncload.interfaces import Source
 from asyncload.memory import ArenaPool, Budget, SlabPool
-from asyncload.sources import Stores, open_source
+from asyncload.sources import ObjectCache, Stores, open_source
 from asyncload.workers import Workers
 
 from ._index_cache import IndexCache
@@ -25,6 +25,7 @@ class Resources:
     """What the loads of one Loader share.
 
     Attributes:
+        object_cache: where objects of stores are kept, if they are.
         spare_time: takes work to be done in a thread once a load is over.
     """
 
@@ -35,6 +36,7 @@ class Resources:
     builder: Executor
     index_cache: IndexCache | None
     stores: Stores
+    object_cache: ObjectCache | None
     pace: Pace
     spare_time: Callable[[Work], None]
 
@@ -45,7 +47,13 @@ class Resources:
             uri: as `sources.open_source` takes it.
             storage: ``storage_options``.
         """
-        return open_source(uri, threads=self.workers.threads, stores=self.stores, options=storage)
+        return open_source(
+            uri,
+            threads=self.workers.threads,
+            stores=self.stores,
+            options=storage,
+            cache=self.object_cache,
+        )
 
     def urgency_changed(self) -> None:
         """Let in whoever became urgent enough."""
@@ -56,6 +64,8 @@ class Resources:
         """End workers, threads and connections, and give memory back."""
         await self.workers.aclose()
         await self.stores.aclose()
+        if self.object_cache is not None:
+            self.object_cache.close()
         self.slabs.close()
         self.arenas.close()
         # A model half built cannot be interrupted; its thread ends with it, unwaited for.

@@ -9,6 +9,8 @@ it has, and readers read ranges of them; neither knows what the bytes mean.
   ``_storage_options``, ``_store_settings``, ``_aws_profile``; with obstore, which is imported
   late: ``_store_client``, ``_object_requests``, ``_client_calls``, ``_client_errors``; what stores
   state of whole objects: ``_stated``
+- of stores, kept on this machine's disk: ``_cached`` and ``_cached_reader``, over
+  ``_object_cache``, ``_cache_entry``, ``_cache_record``; what is the same object: ``_cache_key``
 - of other packages: ``_entry_points``
 """
 
@@ -19,13 +21,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
+from asyncload.errors import SourceError
 from asyncload.interfaces import Source
 
+from ._cached import CachedSource, OfflineSource
 from ._entry_points import EntryPointSource
 from ._local import LocalSource
 from ._location import SCHEMES, Location, check_name, file_path, locate, normalise, scheme_of
 from ._memory import MemorySource, forget_memory, put_memory
 from ._object import ObjectSource
+from ._object_cache import ObjectCache
 from ._object_stores import Stores
 from ._reader import LocalReader
 from ._storage_options import StorageOptions
@@ -35,6 +40,7 @@ __all__ = [
     "LocalReader",
     "LocalSource",
     "MemorySource",
+    "ObjectCache",
     "ObjectSource",
     "StorageOptions",
     "Stores",
@@ -59,6 +65,7 @@ def open_source(
     threads: Executor | None = None,
     stores: Stores | None = None,
     options: Mapping[str, Any] | None = None,
+    cache: ObjectCache | None = None,
 ) -> Source:
     """Return the source that a URI names; nothing is touched before its methods are called.
 
@@ -68,14 +75,25 @@ def open_source(
         threads: where blocking reads run; ``None`` for the loop's default executor.
         stores: connections that are shared; ``None`` for some of its own.
         options: ``storage_options``, for stores.
+        cache: where objects of stores are kept; ``None`` for nowhere.
 
     Raises:
-        SourceError: the URI cannot be taken apart.
+        SourceError: the URI cannot be taken apart, or another package's source is to be offline.
     """
     scheme = scheme_of(uri)
     if scheme is not None and scheme not in SCHEMES:
+        if cache is not None and cache.offline:
+            raise SourceError(
+                f"nothing of {scheme}:// URIs is ever cached, so that offline=True has none of "
+                "it; load it without offline=True",
+                uri=normalise(uri),
+            )
         return EntryPointSource(uri, scheme, threads, options or {})
     location = locate(uri)
     if location.scheme in _MACHINE:
         return _MACHINE[location.scheme](location, threads)
-    return ObjectSource(location, threads, stores=stores, options=options)
+    if cache is None:
+        return ObjectSource(location, threads, stores=stores, options=options)
+    if cache.offline:
+        return OfflineSource(location, threads, options=options, cache=cache)
+    return CachedSource(location, threads, stores=stores, options=options, cache=cache)

@@ -17,7 +17,7 @@ from ._object_stores import NoRanges, Store
 from ._object_version import Version, changed
 from ._threads import end, in_thread
 
-__all__ = ["ObjectReader", "parts_of"]
+__all__ = ["ObjectReader", "between", "parts_of"]
 
 _HEAD = 64 << 10  # bytes; the first small read brings what headers take, in one round trip
 _KEEP = 8 << 20  # bytes of small reads that are kept; an index is seldom larger
@@ -91,6 +91,11 @@ class ObjectReader:
         with self._use():
             await self._expect_within(offset, sum(buffer.nbytes for buffer in buffers))
             await self._fill(offset, buffers)
+
+    @property
+    def identity(self) -> tuple[str, Version]:
+        """Its name in the store, and the version that it is pinned to."""
+        return self._key, self._pinned
 
     @property
     def whole_only(self) -> bool:
@@ -272,16 +277,16 @@ def _split(
         if start >= stop:
             continue
         if position < start:
-            missing.append((position, _between(buffers, position - offset, start - offset)))
+            missing.append((position, between(buffers, position - offset, start - offset)))
         view = memoryview(content)[start - begin : stop - begin]
-        known.append((view, _between(buffers, start - offset, stop - offset)))
+        known.append((view, between(buffers, start - offset, stop - offset)))
         position = stop
     if position < end:
-        missing.append((position, _between(buffers, position - offset, end - offset)))
+        missing.append((position, between(buffers, position - offset, end - offset)))
     return known, missing
 
 
-def _between(buffers: Sequence[memoryview], start: int, stop: int) -> list[memoryview]:
+def between(buffers: Sequence[memoryview], start: int, stop: int) -> list[memoryview]:
     """Return views of bytes ``start`` to ``stop`` of all that ``buffers`` hold together."""
     found = []
     for buffer in buffers:

@@ -15,12 +15,12 @@ from asyncload.manifest import file_version
 from ._errors import translated
 from ._threads import in_thread
 
-__all__ = ["LocalReader"]
+__all__ = ["PARALLEL", "LocalReader"]
 
 Result = TypeVar("Result")
 
 # In flight: more than there are threads, so that none waits for the loop between two.
-_PARALLEL = 6  # reads
+PARALLEL = 6  # reads
 _IOV_MAX = 1024  # buffers in one preadv; what Linux and macOS both take
 
 
@@ -46,7 +46,7 @@ class LocalReader:
         self.size = status.st_size
         self.version = file_version(status)
         self.path: str | None = path
-        self.parallel = _PARALLEL
+        self.parallel = PARALLEL
         self._path = path
         self._descriptor = descriptor
         self._threads = threads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ._client_errors import translated
 from ._location import Location
 from ._object_requests import Client, ObjectStore
 from ._storage_options import StorageOptions
-from ._store_settings import Settings, azure_settings, gcs_settings, http_settings, s3_settings
+from ._store_settings import Settings, settings_of
 
 __all__ = ["make_store"]
 
@@ -26,13 +25,6 @@ __all__ = ["make_store"]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0  # seconds
 _GROWTH = 3
 
-_SETTINGS: Mapping[str, Callable[[str, StorageOptions], Settings]] = {
-    "s3": s3_settings,
-    "gs": gcs_settings,
-    "az": azure_settings,
-    "http": http_settings,
-}
-
 
 def make_store(location: Location, options: StorageOptions) -> ObjectStore:
     """Make the store of a location; this reads files, and takes some milliseconds.
@@ -40,11 +32,7 @@ def make_store(location: Location, options: StorageOptions) -> ObjectStore:
     Raises:
         SourceError: it cannot be made with these options.
     """
-    try:
-        settings = _SETTINGS[location.scheme](location.root, options)
-    except SourceError as error:
-        error.uri = location.uri
-        raise
+    settings = settings_of(location, options)
     secrets = (*options.secrets(), *settings.secrets())
     try:
         client = _client(location.scheme, settings, options)

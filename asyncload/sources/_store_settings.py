@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
@@ -17,9 +17,17 @@ from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 from asyncload.errors import SourceError
 
 from ._aws_profile import read_profile
+from ._location import Location
 from ._storage_options import StorageOptions
 
-__all__ = ["Settings", "azure_settings", "gcs_settings", "http_settings", "s3_settings"]
+__all__ = [
+    "Settings",
+    "azure_settings",
+    "gcs_settings",
+    "http_settings",
+    "s3_settings",
+    "settings_of",
+]
 
 _PLAIN = "http://"
 _CONNECTION_STRING = "AZURE_STORAGE_CONNECTION_STRING"
@@ -190,3 +198,24 @@ def http_settings(url: str, options: StorageOptions) -> Settings:
 def _basic(user: str) -> str:
     """Return the header of a user and password that a URL names, quoted: RFC 7617."""
     return "Basic " + base64.b64encode(unquote_to_bytes(user)).decode()
+
+
+_SETTINGS: Mapping[str, Callable[[str, StorageOptions], Settings]] = {
+    "s3": s3_settings,
+    "gs": gcs_settings,
+    "az": azure_settings,
+    "http": http_settings,
+}
+
+
+def settings_of(location: Location, options: StorageOptions) -> Settings:
+    """Return the settings of a location's store; this may read files.
+
+    Raises:
+        SourceError: there can be none with these options.
+    """
+    try:
+        return _SETTINGS[location.scheme](location.root, options)
+    except SourceError as error:
+        error.uri = location.uri
+        raise

@@ -14,8 +14,8 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncload.loader import IndexCache, Kept, _index_cache
-from asyncload.loader._index_cache import surplus
+from asyncload.cache_folder import UNFINISHED, surplus
+from asyncload.loader import IndexCache, Kept
 from asyncload.loader._index_entry import ENTRY_LIMIT
 
 
@@ -115,7 +115,8 @@ def test_surplus_leaves_the_latest_that_fit(files: list[Kept], limit: int) -> No
 
 def test_clear_removes_entries_and_nothing_else(cache: IndexCache) -> None:
     cache.write(digest("a"), b"data")
-    (cache.folder / f"{'0' * 64}x1y2.unfinished").write_bytes(b"left by a process that was killed")
+    unfinished = cache.folder / f"{'0' * 64}.indexx1y2.unfinished"
+    unfinished.write_bytes(b"left by a process that was killed")
     (cache.folder / "thesis.index").write_bytes(b"not ours")
     assert sum(file.nbytes for file in cache.files()) == 37
     assert len(cache.clear()) == 2
@@ -220,4 +221,4 @@ def test_two_processes_share_it(tmp_path: Path) -> None:
     cache = IndexCache(tmp_path, limit=200_000)
     cache.write(digest("last"), b"")  # both may have left what is too much to the other
     assert sum(file.nbytes for file in cache.files()) <= 200_000
-    assert not [name for name in names(tmp_path) if name.endswith(_index_cache._UNFINISHED)]
+    assert not [name for name in names(tmp_path) if name.endswith(UNFINISHED)]
