@@ -20,6 +20,7 @@ import asyncload
 from asyncload import cli
 from asyncload.cli import _command
 from asyncload.loader import _recall
+from asyncload.sources import ObjectCache
 
 
 @pytest.fixture
@@ -114,16 +115,23 @@ def test_the_cache_is_shown_used_and_cleared(
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file["a"] = np.arange(3)
-    empty = {"folder": str(tmp_path / "asyncload" / "index"), "entries": 0, "nbytes": 0}
+    objects = ObjectCache()
+    empty = {
+        "folder": str(tmp_path / "asyncload" / "index"),
+        "entries": 0,
+        "nbytes": 0,
+        "objects": {"folder": str(tmp_path / "asyncload" / "objects"), "entries": 0, "nbytes": 0},
+    }
     assert json.loads(run("cache", "info", "--json").stdout) == empty
     loads = [json.loads(run("load", path, "--json").stdout)["index"] for _ in range(2)]
     assert loads == ["from the file", "from the cache"]
+    objects.release(objects.open_entry(bytes(32), 99))
     held = json.loads(run("cache", "info", "--json").stdout)
-    assert held["entries"] == 1
+    assert held["entries"] == held["objects"]["entries"] == 1
     assert held["nbytes"] > 100
     assert json.loads(run("cache", "clear", "--json").stdout) == held
     assert json.loads(run("cache", "info", "--json").stdout) == empty
-    assert "holds 0 entries" in run("cache", "info").stdout.replace("\n", " ")
+    assert run("cache", "info").stdout.replace("\n", " ").count("holds 0 entries") == 2
 
 
 @pytest.mark.parametrize("command", ["load", "inspect"])

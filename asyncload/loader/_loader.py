@@ -16,7 +16,7 @@ from asyncload.events import Observer
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
-from asyncload.sources import Stores
+from asyncload.sources import CACHE_BYTES, Stores
 from asyncload.workers import Workers
 
 from ._files import Files
@@ -39,7 +39,7 @@ from ._parts import PartResult, map_parts, physical_memory
 from ._recall import Work
 from ._resources import Resources
 from ._sharing import key_of_load, key_of_weights
-from ._storage import CACHE_BYTES, merge_options, object_cache
+from ._storage import merge_options, object_cache
 from ._weights import Weights
 
 __all__ = ["Loader"]

@@ -9,9 +9,7 @@ from typing import Any
 from asyncload.memory import parse_size
 from asyncload.sources import ObjectCache, StorageOptions
 
-__all__ = ["CACHE_BYTES", "merge_options", "object_cache"]
-
-CACHE_BYTES = 20 << 30  # of objects on disk: a few large models
+__all__ = ["merge_options", "object_cache"]
 
 
 def merge_options(general: Mapping[str, Any], own: Mapping[str, Any] | None) -> Mapping[str, Any]:

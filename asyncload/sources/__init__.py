@@ -30,13 +30,14 @@ from ._local import LocalSource
 from ._location import SCHEMES, Location, check_name, file_path, locate, normalise, scheme_of
 from ._memory import MemorySource, forget_memory, put_memory
 from ._object import ObjectSource
-from ._object_cache import ObjectCache
+from ._object_cache import CACHE_BYTES, ObjectCache
 from ._object_stores import Stores
 from ._reader import LocalReader
 from ._storage_options import StorageOptions
 from ._threads import in_thread
 
 __all__ = [
+    "CACHE_BYTES",
     "LocalReader",
     "LocalSource",
     "MemorySource",

@@ -14,7 +14,9 @@ from asyncload.cache_folder import CacheFolder
 from ._cache_entry import CacheEntry
 from ._cache_record import RECORD_LIMIT, Record
 
-__all__ = ["ObjectCache"]
+__all__ = ["CACHE_BYTES", "ObjectCache"]
+
+CACHE_BYTES = 20 << 30  # of all files together: a few large models
 
 _OBJECT, _RECORD = ".object", ".record"
 
@@ -36,7 +38,11 @@ class ObjectCache(CacheFolder):
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None, limit: int, *, offline: bool = False
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        limit: int = CACHE_BYTES,
+        *,
+        offline: bool = False,
     ) -> None:
         ours = rf"[0-9a-f]{{64}}(?:{_OBJECT}|{_RECORD})"
         super().__init__(folder, title="objects", ours=ours, limit=limit)
