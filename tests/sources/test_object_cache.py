@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import logging
 import os
@@ -9,18 +10,24 @@ import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncload.sources import ObjectCache, StorageOptions
+from asyncload.errors import SourceError
+from asyncload.sources import ObjectCache, StorageOptions, open_source
 from asyncload.sources._cache_entry import BLOCK, CacheEntry, blocks_in
 from asyncload.sources._cache_key import digest_of, is_lasting, place_of
 from asyncload.sources._cache_record import KeptFile, Record
+from asyncload.sources._cached_reader import CachedReader
 from asyncload.sources._location import locate
 from asyncload.sources._object_version import Version
+from tests.servers.fault_process import HttpFaults
+from tests.servers.faults.settings import HttpFault
+from tests.servers.plugin import MakeHttpFaults
 
 SIZE = 3 * BLOCK + 12_345
 CONTENT = random.Random(5).randbytes(SIZE)
@@ -224,3 +231,65 @@ def test_damaged_records_are_none() -> None:
     for at in range(len(data)):
         assert Record.decode(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]) is None
         assert Record.decode(data[:at]) is None
+
+
+# --- reads side by side ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path: Path, http_faults: MakeHttpFaults) -> HttpFaults:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "m").write_bytes(CONTENT)
+    os.utime(tmp_path / "served" / "m", (1e9, 1e9))
+    return http_faults(tmp_path / "served")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_neighbours_share_blocks(keeps: bool, served: HttpFaults, tmp_path: Path) -> None:
+    """Where a block cannot be kept, what nobody wanted of it yet waits in memory."""
+    chance, cache = random.Random(9), ObjectCache(tmp_path / "objects")
+    for round_ in range(6):
+        served.forget()
+        cuts = sorted({0, SIZE, *(chance.randrange(SIZE) for _ in range(12))})
+        async with open_source(f"{served.endpoint}/m", cache=cache) as source:
+            reader = await source.open()
+            assert isinstance(reader, CachedReader)
+            reader._entry.writable = keeps
+            parts = [bytearray(end - begin) for begin, end in pairwise(cuts)]
+            async with asyncio.TaskGroup() as group:
+                for begin, part in zip(cuts, parts, strict=False):
+                    group.create_task(reader.read_into(begin, [memoryview(part)]))
+            await reader.check()
+        assert b"".join(parts) == CONTENT
+        assert served.bytes_sent() == (0 if keeps and round_ else SIZE)
+    cache.close()
+
+
+async def test_one_that_is_cancelled_leaves_blocks_to_others(
+    served: HttpFaults, tmp_path: Path
+) -> None:
+    served.set(HttpFault(rate=20e6))
+    cache = ObjectCache(tmp_path / "objects")
+    async with open_source(f"{served.endpoint}/m", cache=cache) as source:
+        reader = await source.open()
+        for delay in (0, 0.005, 0.02):
+            first = asyncio.create_task(reader.read(0, SIZE))
+            second = asyncio.create_task(reader.read(7, SIZE - 99))
+            await asyncio.sleep(delay)
+            first.cancel()
+            assert await second == CONTENT[7 : SIZE - 92]
+            await asyncio.gather(first, return_exceptions=True)
+            assert not reader._claims  # type: ignore[attr-defined]
+    cache.close()
+
+
+async def test_a_fetch_that_fails_keeps_nothing_wrong(served: HttpFaults, tmp_path: Path) -> None:
+    cache = ObjectCache(tmp_path / "objects")
+    served.set(HttpFault(status=404))
+    async with open_source(f"{served.endpoint}/m", cache=cache) as source:
+        reader = await source.open()
+        with pytest.raises(SourceError):
+            await reader.read(0, SIZE)
+        served.set()
+        assert await reader.read(0, SIZE) == CONTENT
+    cache.close()
