@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Self
 
 from asyncload.cache_folder import CacheFolder, Kept
 
@@ -33,6 +34,13 @@ class IndexCache(CacheFolder):
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, limit: int = LIMIT) -> None:
         super().__init__(folder, title="index", ours=rf"[0-9a-f]{{64}}{_SUFFIX}", limit=limit)
+
+    @classmethod
+    def chosen(cls, choice: bool | str | os.PathLike[str]) -> Self | None:
+        """Return the cache that `Loader` was asked for: the user's own, none, or a folder."""
+        if isinstance(choice, bool):
+            return cls() if choice else None
+        return cls(choice)
 
     def read(self, digest: bytes) -> bytes | None:
         """Return an entry's bytes; ``None`` if there is none.

@@ -130,7 +130,7 @@ class Loader(Files):
             arenas=ArenaPool(int(limit * _KEEP_SHARE) if keep is None else parse_size(keep)),
             budget=Budget(limit),
             builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
-            index_cache=_index_cache(index_cache),
+            index_cache=IndexCache.chosen(index_cache),
             stores=Stores(),
             object_cache=object_cache(cache, cache_dir, cache_bytes, offline=offline),
             pace=Pace(max_stall_ms),
@@ -496,9 +496,3 @@ class Loader(Files):
         """Open this Loader, and return its ``storage_options`` with those of a call."""
         self._host.open()
         return merge_options(self._storage_options, own)
-
-
-def _index_cache(chosen: bool | str | os.PathLike[str]) -> IndexCache | None:
-    if isinstance(chosen, bool):
-        return IndexCache() if chosen else None
-    return IndexCache(chosen)
