@@ -20,7 +20,7 @@ from ._cache_entry import BLOCK, CacheEntry
 from ._object_cache import ObjectCache
 from ._object_reader import ObjectReader, between
 from ._reader import PARALLEL
-from ._threads import in_thread
+from ._threads import end, in_thread
 
 __all__ = ["CachedReader", "OfflineReader", "Traffic"]
 
@@ -64,7 +64,7 @@ class _KeptReader(ABC):
         self._uses = 0
         self._closed = False
         self._released = asyncio.Event()
-        self._gone = False
+        self._letting_go: asyncio.Future[None] | None = None
 
     async def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; see `interfaces.Reader.read`."""
@@ -108,18 +108,30 @@ class _KeptReader(ABC):
         self.close_soon()
         with anyio.CancelScope(shield=True):
             await self._released.wait()
-            if not self._gone:
-                self._gone = True
-                await in_thread(self._threads, self._cache.release, self._entry)
+            if self._letting_go is not None:
+                try:
+                    await asyncio.shield(self._letting_go)
+                except asyncio.CancelledError:
+                    await end(self._letting_go)
+                    raise
 
     def close_soon(self) -> None:
-        """Take no more reads."""
+        """Take no more reads, and let go of the entry with the last one."""
         self._closed = True
         self._release()
 
     def _release(self) -> None:
-        if self._closed and not self._uses:
-            self._released.set()
+        if not self._closed or self._uses or self._released.is_set():
+            return
+        self._released.set()
+        # Whoever waits may be cancelled before a thread is free, and with it a task or a call that
+        # it waits for; the descriptor, and the room that was kept, would then never be given back.
+        try:
+            self._letting_go = asyncio.get_running_loop().run_in_executor(
+                self._threads, self._cache.release, self._entry
+            )
+        except RuntimeError:  # the threads have ended, or the loop has
+            self._cache.release(self._entry)
 
     @contextmanager
     def _use(self) -> Iterator[None]:
@@ -214,7 +226,7 @@ class CachedReader(_KeptReader):
 
     async def aclose(self) -> None:
         """Close it once its reads have ended; closing twice is fine."""
-        if not self._gone:
+        if not self._released.is_set():
             _logger.debug("object cache: %s: %d bytes were fetched", self.uri, self._fetched)
         await super().aclose()
         self._loose.clear()

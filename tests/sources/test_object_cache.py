@@ -8,8 +8,10 @@ import logging
 import os
 import random
 import resource
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -293,3 +295,41 @@ async def test_a_fetch_that_fails_keeps_nothing_wrong(served: HttpFaults, tmp_pa
         served.set()
         assert await reader.read(0, SIZE) == CONTENT
     cache.close()
+
+
+@pytest.mark.parametrize("offline", [False, True])
+async def test_closing_that_is_cancelled_lets_go(
+    offline: bool, served: HttpFaults, tmp_path: Path
+) -> None:
+    """Even before a thread was free for it: of the descriptor, and of the room it was promised."""
+    uri, folder = f"{served.endpoint}/m", tmp_path / "objects"
+    cache = ObjectCache(folder)
+    async with open_source(uri, cache=cache) as source:
+        await (await source.open()).read(0, SIZE)
+    cache.close()
+    cache = ObjectCache(folder, offline=offline)
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        source = open_source(uri, cache=cache, threads=threads)
+        await (await source.open()).read(0, SIZE)
+        threads.submit(gate.wait)
+        closing = asyncio.create_task(source.aclose())
+        await asyncio.sleep(0.01)
+        closing.cancel()
+        await asyncio.sleep(0.01)
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await source.aclose()
+    assert not open_below(folder)
+    assert not cache._promised
+    cache.close()
+
+
+def open_below(folder: Path) -> list[str]:
+    """Return the files in a folder of which this process holds a descriptor."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # that of the listing itself
+            found.append(os.readlink(descriptor))
+    return [path for path in found if path.startswith(str(folder))]
