@@ -198,6 +198,7 @@ class CachedReader(_KeptReader):
         self._came: set[int] = set()  # blocks that were fetched, and are kept
         # Blocks that could not be kept, and of which some bytes were not wanted yet.
         self._loose: dict[int, bytes] = {}
+        self._unread: dict[int, int] = {}  # how many, of each of these
         self._fetched = 0  # bytes
 
     async def check(self) -> None:
@@ -252,6 +253,8 @@ class CachedReader(_KeptReader):
                 self._threads, _read_again, self._entry, held, others, offset, buffers
             )
             self._came.difference_update(missing)
+            for index in held:
+                self._spend(index, _overlap(index, offset, buffers))
 
     async def _bring(self, indices: list[int], offset: int, buffers: Sequence[memoryview]) -> None:
         claim: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -284,9 +287,24 @@ class CachedReader(_KeptReader):
         outer |= {end - 1} if behind else set()
         for index in outer:
             at = index * BLOCK - begin
+            nbytes = min(BLOCK, self.size - index * BLOCK)
+            self._unread[index] = nbytes - _overlap(index, offset, buffers)
             self._loose[index] = await in_thread(
                 self._threads, b"".join, between(views, at, at + BLOCK)
             )
+
+    def _spend(self, index: int, nbytes: int) -> None:
+        """Forget a block that is not kept once all of it was wanted: memory is bounded, too."""
+        if index in self._loose:
+            self._unread[index] -= nbytes
+            if self._unread[index] <= 0:
+                del self._loose[index], self._unread[index]
+
+
+def _overlap(index: int, offset: int, buffers: Sequence[memoryview]) -> int:
+    """Return how many bytes of a block lie in ``buffers``."""
+    stop = offset + sum(buffer.nbytes for buffer in buffers)
+    return min((index + 1) * BLOCK, stop) - max(index * BLOCK, offset)
 
 
 def _room(nbytes: int) -> memoryview:

@@ -262,6 +262,7 @@ async def test_neighbours_share_blocks(keeps: bool, served: HttpFaults, tmp_path
                 for begin, part in zip(cuts, parts, strict=False):
                     group.create_task(reader.read_into(begin, [memoryview(part)]))
             await reader.check()
+            assert not reader._loose  # what was wanted whole takes no memory any more
         assert b"".join(parts) == CONTENT
         assert served.bytes_sent() == (0 if keeps and round_ else SIZE)
     cache.close()
