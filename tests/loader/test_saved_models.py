@@ -292,6 +292,8 @@ async def test_cancel_at_every_stage_leaves_nothing(models: Made, loader: asyncl
         if not over:
             with pytest.raises(asyncio.CancelledError):
                 await load
+        async for _ in load.events():  # until all of it has ended
+            pass
     served = await loader.load(path)
     assert served["find"](**calls["find"])
     assert loader._resources.budget.held == 0
