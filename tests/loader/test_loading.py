@@ -194,6 +194,8 @@ async def test_cancel_at_every_stage_leaves_nothing(
         if not over:
             with pytest.raises(asyncio.CancelledError):
                 await load
+        async for _ in load.events():  # until all of it has ended
+            pass
     stock = keras.models.load_model(models["functional"])
     assert_same_model(await loader.load(models["functional"]), stock)
     assert loader._resources.budget.held == 0
