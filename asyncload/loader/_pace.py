@@ -14,7 +14,7 @@ from ._load import Load
 
 __all__ = ["MAX_STALL_MS", "Pace", "next_pace"]
 
-MAX_STALL_MS = 5.0
+MAX_STALL_MS = 1.0  # a loop that has nothing to do is below, one that answers is not
 
 _INTERVAL = 0.005  # seconds between two looks at the loop
 _WINDOW = 20  # looks, after which the pace is set anew
