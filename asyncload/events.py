@@ -215,6 +215,8 @@ class Progress:
 def advance(progress: Progress, event: Event) -> Progress:
     """Return the progress after an event."""
     match event:
+        case StageStarted(stage="index"):  # anew, if a file was replaced
+            return Progress(stage="index", pace=progress.pace)
         case StageStarted(stage=stage):
             return replace(progress, stage=stage)
         case Indexed():

@@ -11,6 +11,7 @@ from collections.abc import (
     Collection,
     Iterator,
     Mapping,
+    Sequence,
 )
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import Any
@@ -32,6 +33,7 @@ from asyncload.interfaces import (
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize.quiet import responsive
+from asyncload.memory import Budget
 from asyncload.pipeline import EarlyReads, HeldPart, HeldRange, Pipeline, unpack
 from asyncload.sources import StorageOptions
 
@@ -62,6 +64,11 @@ def _report_nothing(event: Event) -> None:
 
 def _on_demand() -> Urgency:
     return Urgency.DEMAND
+
+
+def _inherited(own: Callable[[], Urgency], holds: Sequence[int], budget: Budget) -> Urgency:
+    """Return how urgent a load is: as those are that wait for the memory that it holds."""
+    return Urgency.DEMAND if any(holds) and budget.is_needed else own()
 
 
 def _want_no_document(documents: Mapping[str, bytes]) -> None:
@@ -104,7 +111,9 @@ class Flow:
         self._held = AsyncExitStack()
         self._reserved = False
         # Nothing of this Flow's own in it: they would keep each other, and the result, alive.
-        urgency = _on_demand if load is None else functools.partial(getattr, load, "urgency")
+        self._urgency = _on_demand if load is None else functools.partial(getattr, load, "urgency")
+        self._holds: list[int] = []  # bytes of the budget
+        urgency = functools.partial(_inherited, self._urgency, self._holds, resources.budget)
         self._manners = Manners(urgency, functools.partial(resources.pace.step, urgency))
         self._kept = 0  # bytes of what stays when the load is over
         self._recall = Recall(resources.index_cache, resources.spare_time)
@@ -229,9 +238,8 @@ class Flow:
         """Take the load's memory from the budget, once, until the load has ended."""
         if not self._reserved:
             self._reserved = True
-            await self._held.enter_async_context(
-                self._resources.budget.take(nbytes, self._manners.urgency)
-            )
+            await self._held.enter_async_context(self._resources.budget.take(nbytes, self._urgency))
+            self._holds.append(nbytes)
 
     # --- the stages --------------------------------------------------------------------
 

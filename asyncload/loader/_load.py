@@ -144,7 +144,7 @@ class Load(Generic[Result]):
         """Stop the load; whoever awaits it gets `asyncio.CancelledError`.
 
         Its reads stop, the results of its worker jobs are dropped, and its memory is returned. A
-        load that has ended stays as it is.
+        load that has ended stays as it is. `events` ends when all of that is done.
         """
         self._scope.cancel()
         if not self._future.done():

@@ -86,6 +86,13 @@ class Budget:
         """How many requests wait for their bytes."""
         return len(self._waiting)
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether somebody on demand waits for bytes."""
+        return any(
+            each.urgency() is Urgency.DEMAND and not each.admitted.done() for each in self._waiting
+        )
+
     # --- in flight -----------------------------------------------------------------------
 
     @asynccontextmanager

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncload
-from asyncload.events import Paced
+from asyncload.events import Event, Paced, StageStarted
+from asyncload.loader import _pace
 from asyncload.loader._pace import next_pace
 
 SIZE = 64 << 20
@@ -79,6 +81,27 @@ async def test_demand_goes_first_and_the_background_still_ends(folder: Path) -> 
             busy = False
             await others
         assert sum(array.nbytes for array in weights.values()) == SIZE
+
+
+async def test_who_holds_what_is_needed_now_does_not_make_way(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pace, "_PATIENCE", 60)
+    others: list[asyncload.Load[Any]] = []
+
+    def observe(event: Event) -> None:
+        if not others and isinstance(event, StageStarted) and event.stage == "read":
+            others.append(loader.prefetch(folder / "now.safetensors", priority="demand"))
+
+    async with asyncload.Loader(processes=1, memory=SIZE, observer=observe) as loader:
+        later = loader.prefetch(folder / "later.safetensors")
+        while not loader.budget.is_needed:
+            await asyncio.sleep(0)
+        assert not later.done()
+        async with asyncio.timeout(20):
+            await others[0]
+        assert later.done()
+        assert later.priority == "background"
 
 
 async def test_background_jobs_run_in_processes_that_give_way(folder: Path) -> None:

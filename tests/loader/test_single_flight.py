@@ -15,8 +15,8 @@ import pytest
 import safetensors.numpy
 
 import asyncload
-from asyncload.events import Event, Finished, Started
-from asyncload.loader._options import LoadOptions
+from asyncload.events import Event, Finished, Started, TensorReady
+from asyncload.loader._options import LoadOptions, OnChange
 from asyncload.loader._sharing import comparable, key_of_load, key_of_weights
 from asyncload.sources import forget_memory, put_memory
 from tests.equality import assert_same_model
@@ -233,6 +233,36 @@ async def test_a_file_of_a_folder_that_was_replaced(
     with pytest.raises(asyncload.SourceChanged):
         await first
     assert value_of(await second) == 2
+
+
+@pytest.mark.parametrize("on_change", ["error", "restart"])
+async def test_progress_begins_anew_with_the_version(tmp_path: Path, on_change: OnChange) -> None:
+    path = tmp_path / "large.safetensors"
+
+    def put(value: int) -> None:
+        arrays = {f"{index}": np.full(16 << 20, value, "uint8") for index in range(8)}
+        safetensors.numpy.save_file(arrays, tmp_path / "new")
+        (tmp_path / "new").rename(path)
+
+    put(1)
+    async with asyncload.Loader(processes=1) as loader:
+        first = loader.prefetch(path, on_change=on_change)
+        async for event in first.events():
+            if isinstance(event, TensorReady):
+                break
+        put(2)
+        second = loader.prefetch(path, on_change=on_change)
+        assert (await second)["0"][0] == 2
+        with suppress(asyncload.SourceChanged):
+            await first
+        for load in (first, second):
+            async for _ in load.events():
+                pass
+            assert load.progress.tensors_total == 8
+            assert load.progress.tensors_done <= 8
+            assert load.progress.bytes_done <= 8 * 16 << 20
+        assert second.progress.tensors_done == 8
+        assert second.progress.bytes_done == 8 * 16 << 20
 
 
 async def test_a_file_that_was_removed(path: Path, loader: asyncload.Loader) -> None:
