@@ -6,9 +6,9 @@ Against Ceph RGW (S3) and nginx on loopback, and through a proxy that adds 20 ms
 and lets 200 MB/s through. Run:ai's streamer is left out unless ``--runai`` names an interpreter
 that has it, which wants an environment of its own:
 
-    python3 -m venv /tmp/runai
-    /tmp/runai/bin/pip install 'runai-model-streamer[s3]' torch==2.13.0
-    python benchmarks/bench_object.py --runai /tmp/runai/bin/python
+    python3 -m venv ../runai
+    ../runai/bin/pip install 'runai-model-streamer[s3]' torch==2.13.0
+    python benchmarks/bench_object.py --runai ../runai/bin/python
 """
 
 from __future__ import annotations
