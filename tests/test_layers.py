@@ -22,6 +22,7 @@ FLOORS = {
     "manifest": 0,
     "interfaces": 0,
     "cache_folder": 0,
+    "closing": 0,
     "sources": 1,
     "formats": 1,
     "codecs": 1,

@@ -7,11 +7,11 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import numpy.typing as npt
 
+from asyncload.closing import Closing
 from asyncload.events import Observer
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
@@ -54,7 +54,7 @@ _KEEP_SHARE = 0.25  # of the memory budget
 _PARTS_AHEAD = 2  # parts read while every worker decodes one
 
 
-class Loader(Files):
+class Loader(Files, Closing):
     """Loads models and weights, several at once, with one set of workers and one budget.
 
     Use it as an async context manager; closing it cancels the loads under way and ends its
@@ -143,14 +143,6 @@ class Loader(Files):
     async def __aenter__(self) -> Self:
         self._host.open()
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Cancel the loads under way, and end workers and threads; closing twice is fine."""

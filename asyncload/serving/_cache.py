@@ -6,9 +6,9 @@ import asyncio
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Unpack
 
+from asyncload.closing import Closing
 from asyncload.errors import MemoryLimitExceeded, ServingClosed
 from asyncload.events import Finished, Indexed
 from asyncload.loader._default import _loader as default_loader
@@ -111,7 +111,7 @@ class _Request:
         return await self.cache._find(self.uri, "demand")
 
 
-class ModelCache:
+class ModelCache(Closing):
     """Models by URI, within a number of bytes; of the loop's thread.
 
     What was used least recently is dropped to make room, but nothing that is leased, and nothing
@@ -161,17 +161,6 @@ class ModelCache:
         self._closed = False
 
     # --- its life ------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Stop loads, wait for leases up to ``lease_timeout``, and drop all models.

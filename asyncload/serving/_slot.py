@@ -8,11 +8,11 @@ import functools
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable
-from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 import anyio
 
+from asyncload.closing import Closing
 from asyncload.errors import (
     LeaseTimeout,
     NotFound,
@@ -49,7 +49,7 @@ _LIMIT = 300.0  # seconds between tries that fail, at most
 _logger = logging.getLogger("asyncload")
 
 
-class ModelSlot:
+class ModelSlot(Closing):
     """A place for one model, which is leased to whoever answers, and swapped while it serves.
 
     Use it as an async context manager: entering loads the model, leaving waits for its leases and
@@ -150,14 +150,6 @@ class ModelSlot:
             await self.aclose()
             raise
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     async def aclose(self) -> None:
         """Give no more leases, wait for those that are held, and drop the models.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from types import TracebackType
-from typing import Self
 
+from asyncload.closing import Closing
 from asyncload.errors import SourceError
 
 from ._location import Location
@@ -14,7 +13,7 @@ from ._reader import LocalReader
 __all__ = ["MachineSource"]
 
 
-class MachineSource:
+class MachineSource(Closing):
     """A source whose files the system can open by a path.
 
     Args:
@@ -47,14 +46,3 @@ class MachineSource:
             reader.close_soon()
         for reader in self._readers:
             await reader.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()

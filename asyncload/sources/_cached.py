@@ -7,10 +7,11 @@ import datetime as dt
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import anyio
 
+from asyncload.closing import Closing
 from asyncload.errors import NotFound, SourceError, TransferFailed
 from asyncload.interfaces import ListEntry, Reader
 
@@ -27,7 +28,7 @@ from ._threads import in_thread
 __all__ = ["CachedSource", "OfflineSource"]
 
 
-class CachedSource:
+class CachedSource(Closing):
     """An object, or objects, whose bytes are fetched once. See `interfaces.Source`.
 
     The store is asked for the version of each object, with the caller's own credentials: what is
@@ -140,9 +141,6 @@ class CachedSource:
             await reader.aclose()
         await self._inner.aclose()
 
-    async def __aenter__(self) -> Self:
-        return self
-
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -157,7 +155,7 @@ class CachedSource:
             await self.aclose()
 
 
-class OfflineSource:
+class OfflineSource(Closing):
     """What the last load of a URI found, as far as it is kept. See `interfaces.Source`.
 
     Args:
@@ -275,17 +273,6 @@ class OfflineSource:
         with anyio.CancelScope(shield=True):
             for reader in self._readers:
                 await reader.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 async def _place(location: Location, options: Mapping[str, Any], threads: Executor | None) -> str:

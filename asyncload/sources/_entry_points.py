@@ -16,9 +16,9 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from importlib.metadata import entry_points
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
+from asyncload.closing import Closing
 from asyncload.errors import FormatError, SourceError
 from asyncload.interfaces import ListEntry, Reader, Source
 
@@ -38,7 +38,7 @@ class OpenSource(Protocol):
     ) -> Source: ...
 
 
-class EntryPointSource:
+class EntryPointSource(Closing):
     """A source of another package, which is looked up when it is first used.
 
     Args:
@@ -106,17 +106,6 @@ class EntryPointSource:
             make = await in_thread(self._threads, _find, self._scheme, self.uri)
             self._source = make(self._given, threads=self._threads, options=self._options)
         return self._source
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 async def _opened(source: Source, name: str, shown: str) -> ListEntry:

@@ -6,9 +6,9 @@ import builtins
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from asyncload.closing import Closing
 from asyncload.errors import AccessDenied, NotFound, SourceError
 from asyncload.interfaces import ListEntry
 
@@ -21,7 +21,7 @@ from ._threads import in_thread
 __all__ = ["ObjectSource"]
 
 
-class ObjectSource:
+class ObjectSource(Closing):
     """An object, or all objects whose keys begin alike. See `interfaces.Source`.
 
     Args:
@@ -151,17 +151,6 @@ class ObjectSource:
             await reader.aclose()
         if self._own is not None:
             await self._own.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _named(entries: list[ListEntry], cut: int) -> list[ListEntry]:
