@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from ._location import Location, normalise
 from ._object_version import Version
@@ -16,13 +16,18 @@ from ._store_settings import Settings, settings_of
 
 __all__ = ["digest_of", "is_lasting", "place_of"]
 
-FORM = 1  # to be counted up when kept files get another form
+FORM = 2  # to be counted up when kept files get another form
 
-# Parameters by which a URL is signed, for a while: S3, Google, Azure, CloudFront.
-_SIGNING = re.compile(
-    r"x-(amz|goog)-.+|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id|"
-    r"s[veptrsig]|sig|sip|spr|srt|sdd|se|ske|skoid|sks|skt|sktid|skv",
-    re.IGNORECASE,
+# Parameters by which a URL is signed, for a while: those that tell that it is, all of which must be
+# there, and those that go with them. Without the first, a server may mean anything by the others.
+# S3 and Google (version 4), both (version 2), CloudFront, Azure.
+_SIGNING = (
+    ({"x-amz-signature"}, re.compile(r"x-amz-.+")),
+    ({"x-goog-signature"}, re.compile(r"x-goog-.+")),
+    ({"awsaccesskeyid", "signature"}, re.compile(r"awsaccesskeyid|signature|expires|x-amz-.+")),
+    ({"googleaccessid", "signature"}, re.compile(r"googleaccessid|signature|expires")),
+    ({"key-pair-id", "signature"}, re.compile(r"key-pair-id|signature|expires|policy")),
+    ({"sv", "sig"}, re.compile(r"s[veptrsi]|sig|sip|spr|srt|sdd|skoid|sks|skt|ske|sktid|skv")),
 )
 # What of a store's settings says where it is, and not who asks.
 _WHERE = re.compile(r"(?:^|_)(?:endpoint|base_url|account_name)")
@@ -65,14 +70,17 @@ def _from_environment(settings: Settings) -> dict[str, str]:
 
 
 def _unsigned(url: str) -> str:
-    """Return a URL without what signs it."""
+    """Return a URL without what signs it; what is left is as it was, byte for byte."""
     parts = urlsplit(url)
-    query = [
+    query = parts.query.split("&")
+    names = [pair.partition("=")[0].lower() for pair in query]
+    signing = [pattern for proof, pattern in _SIGNING if proof.issubset(names)]
+    kept = [
         pair
-        for pair in parse_qsl(parts.query, keep_blank_values=True)
-        if not _SIGNING.fullmatch(pair[0])
+        for pair, name in zip(query, names, strict=True)
+        if not any(pattern.fullmatch(name) for pattern in signing)
     ]
-    return urlunsplit(parts._replace(query=urlencode(query)))
+    return urlunsplit(parts._replace(query="&".join(kept)))
 
 
 def digest_of(place: str, path: str, version: Version | None = None) -> bytes:

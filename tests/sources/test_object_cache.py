@@ -78,8 +78,22 @@ def test_who_asks_is_no_part_of_it() -> None:
         session_token="hidden",
     )
     assert "hidden" not in place("az://c/a", account_name="x", account_key="aGlkZGVu")
-    assert place("https://h/a") == place("https://me:hidden@h/a?X-Amz-Signature=hidden&sig=hidden")
-    assert place("https://h/a?v=2") == place("https://h/a?sv=2020&v=2&se=1&Expires=hidden")
+    assert place("https://h/a") == place("https://me:hidden@h/a?X-Amz-Signature=hidden")
+    for signed in (
+        "X-Amz-Signature=hidden&v=2&X-Amz-Expires=60",
+        "v=2&X-Goog-Signature=hidden&X-Goog-Date=1",
+        "AWSAccessKeyId=hidden&v=2&Signature=hidden&Expires=1",
+        "GoogleAccessId=hidden&v=2&Signature=hidden&Expires=1",
+        "v=2&Policy=hidden&Signature=hidden&Key-Pair-Id=hidden",
+        "sv=2020&v=2&se=1&sp=r&sig=hidden",
+    ):
+        assert place(f"https://h/a?{signed}") == place("https://h/a?v=2"), signed
+
+
+def test_what_only_looks_like_a_signature_names_an_object() -> None:
+    queries = ["st=1", "st=2", "sp=1", "policy=1", "policy=2", "expires=1", "signature=1", "sig=1"]
+    queries += ["n=%FE", "n=%FF", "n", "n=", "X-Amz-Signature=hidden&st=3", "sig=1&sv=1&policy=3"]
+    assert len({place(f"https://h/a?{query}") for query in queries}) == len(queries)
 
 
 def version(**changes: object) -> Version:
