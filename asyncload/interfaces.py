@@ -33,6 +33,7 @@ __all__ = [
     "StreamReader",
     "Urgency",
     "WorkerPool",
+    "on_demand",
 ]
 
 Result = TypeVar("Result")
@@ -73,7 +74,8 @@ class Urgency(IntEnum):
     BACKGROUND = 2  # nobody waits for it yet
 
 
-def _on_demand() -> Urgency:
+def on_demand() -> Urgency:
+    """Return the urgency of what somebody needs now."""
     return Urgency.DEMAND
 
 
@@ -90,7 +92,7 @@ class Manners:
         pause: awaited before each read and each job: there, a load that is not urgent waits.
     """
 
-    urgency: Callable[[], Urgency] = _on_demand
+    urgency: Callable[[], Urgency] = on_demand
     pause: Callable[[], Awaitable[None]] = _go_on
 
     @property

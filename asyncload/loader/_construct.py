@@ -134,6 +134,11 @@ class Construction:
         """Whether documents of a model came, so that there is one to build."""
         return self._reading is not None
 
+    @property
+    def reuses(self) -> bool:
+        """Whether binding may change a model that is there, which has to stay if the load fails."""
+        return self._options.reuse is not None
+
     def begin(self, documents: Mapping[str, bytes]) -> None:
         """Start building, as soon as a Format has read what describes the model.
 

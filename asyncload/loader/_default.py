@@ -20,6 +20,7 @@ from ._weights import Weights
 
 __all__ = [
     "aclose",
+    "default_loader",
     "fetch",
     "inspect",
     "load",
@@ -35,7 +36,7 @@ __all__ = [
 _loaders: WeakKeyDictionary[asyncio.AbstractEventLoop, Loader] = WeakKeyDictionary()
 
 
-def _loader() -> Loader:
+def default_loader() -> Loader:
     """Return the running loop's Loader; its task ends, and closes it, with the loop."""
     loop = asyncio.get_running_loop()
     loader = _loaders.get(loop)
@@ -55,17 +56,17 @@ def prefetch(
     uri: URI, *, priority: Priority = "background", **options: Unpack[LoadKeywords]
 ) -> Load[Any]:
     """Start a load on the running loop's Loader; see `Loader.prefetch`."""
-    return _loader().prefetch(uri, priority=priority, **options)
+    return default_loader().prefetch(uri, priority=priority, **options)
 
 
 async def load(uri: URI, *, priority: Priority = "demand", **options: Unpack[LoadKeywords]) -> Any:
     """Load what a URI holds, on the running loop's Loader; see `Loader.load`."""
-    return await _loader().load(uri, priority=priority, **options)
+    return await default_loader().load(uri, priority=priority, **options)
 
 
 async def load_into(target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
     """Load new values into an object, on the running loop's Loader; see `Loader.load_into`."""
-    await _loader().load_into(target, uri, **options)
+    await default_loader().load_into(target, uri, **options)
 
 
 async def load_weights(
@@ -77,21 +78,21 @@ async def load_weights(
     on_change: OnChange = "error",
 ) -> Weights:
     """Load the tensors of a file, on the running loop's Loader; see `Loader.load_weights`."""
-    return await _loader().load_weights(
+    return await default_loader().load_weights(
         uri, priority=priority, verify=verify, storage_options=storage_options, on_change=on_change
     )
 
 
 async def inspect(uri: URI, *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
     """Read the index of a file, on the running loop's Loader; see `Loader.inspect`."""
-    return await _loader().inspect(uri, storage_options=storage_options)
+    return await default_loader().inspect(uri, storage_options=storage_options)
 
 
 async def ls(
     uri: URI, *, recursive: bool = False, storage_options: Mapping[str, Any] | None = None
 ) -> list[ListEntry]:
     """List what is at a URI, on the running loop's Loader; see `Loader.ls`."""
-    return await _loader().ls(uri, recursive=recursive, storage_options=storage_options)
+    return await default_loader().ls(uri, recursive=recursive, storage_options=storage_options)
 
 
 async def fetch(
@@ -104,7 +105,7 @@ async def fetch(
     on_change: OnChange = "error",
 ) -> Fetched:
     """Copy what a load would read into a folder, on the running loop's Loader; `Loader.fetch`."""
-    return await _loader().fetch(
+    return await default_loader().fetch(
         uri,
         folder,
         overwrite=overwrite,
@@ -118,7 +119,7 @@ def stream(
     uri: URI, *, storage_options: Mapping[str, Any] | None = None
 ) -> AsyncGenerator[tuple[str, Array], None]:
     """Yield tensors as they complete, on the running loop's Loader; see `Loader.stream`."""
-    return _loader().stream(uri, storage_options=storage_options)
+    return default_loader().stream(uri, storage_options=storage_options)
 
 
 async def load_many(
@@ -128,7 +129,7 @@ async def load_many(
     storage_options: Mapping[str, Any] | None = None,
 ) -> list[Any]:
     """Load several URIs at once, on the running loop's Loader; see `Loader.load_many`."""
-    return await _loader().load_many(
+    return await default_loader().load_many(
         uris, return_exceptions=return_exceptions, storage_options=storage_options
     )
 
@@ -140,4 +141,4 @@ def map_parts(
     storage_options: Mapping[str, Any] | None = None,
 ) -> AsyncGenerator[PartResult, None]:
     """Run ``decode`` on each file, on the running loop's Loader; see `Loader.map_parts`."""
-    return _loader().map_parts(decode, uris, storage_options=storage_options)
+    return default_loader().map_parts(decode, uris, storage_options=storage_options)

@@ -19,12 +19,12 @@ from asyncload.errors import AsyncloadError, NotFound, TransferFailed
 from asyncload.events import BytesWritten, Event
 from asyncload.interfaces import CheckedReader, Reader, Source, StreamReader
 from asyncload.manifest import file_version
+from asyncload.pipeline import Stretch, Stretches, pieces
 from asyncload.sources import in_thread
 
 from ._fetch_choice import Choice, Wanted
 from ._fetch_folder import Folder, Identity, Part, would_overwrite
 from ._groups import first_error
-from ._ranges import Range, Ranges, pieces
 
 __all__ = ["Fetch", "FetchOptions", "Fetched", "FetchedFile"]
 
@@ -293,7 +293,7 @@ class Fetch:
                 part.done.add(offset, offset + data.nbytes)
                 self._written(part.name, part.done.nbytes - before, fetched=True)
 
-    async def _drain(self, reader: Reader, part: Part, waiting: Iterator[Range]) -> None:
+    async def _drain(self, reader: Reader, part: Part, waiting: Iterator[Stretch]) -> None:
         for start, stop in waiting:
             async with self._slots:
                 buffer = self._buffers.pop() if self._buffers else _buffer(self._piece)
@@ -338,7 +338,7 @@ class Fetch:
             if found in (stated.digest, first):
                 return
         await self._run(self._folder.discard, part)
-        part.done = Ranges()
+        part.done = Stretches()
         copy.saved = 0
         raise TransferFailed(
             f"its {stated.kind} is {found}, but the store states {stated.digest}: it was damaged "
@@ -348,7 +348,7 @@ class Fetch:
 
     async def _bring_again(self, copy: _Copy, part: Part) -> None:
         async with copy.lock:
-            part.done = Ranges()
+            part.done = Stretches()
             copy.saved = 0
             await self._run(self._folder.save, part, [])
         await self._bring(copy, part)

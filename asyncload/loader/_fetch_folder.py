@@ -24,9 +24,8 @@ from typing import Any
 from asyncload.codecs import crc32c
 from asyncload.errors import AccessDenied, AsyncloadError, TransferFailed, Unsafe, WouldOverwrite
 from asyncload.manifest import file_version
+from asyncload.pipeline import Stretch, Stretches
 from asyncload.sources import check_name
-
-from ._ranges import Range, Ranges
 
 __all__ = ["OWN", "Folder", "Identity", "Part", "Record", "would_overwrite"]
 
@@ -74,7 +73,7 @@ class Part:
         done: which bytes have come.
     """
 
-    def __init__(self, name: str, identity: Identity, descriptor: int, done: Ranges) -> None:
+    def __init__(self, name: str, identity: Identity, descriptor: int, done: Stretches) -> None:
         self.name = name
         self.identity = identity
         self.done = done
@@ -194,9 +193,9 @@ class Folder:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(_own_name(name, ".part"), flags, 0o666, dir_fd=self._own)
             try:
-                done = Ranges()
+                done = Stretches()
                 if os.fstat(descriptor).st_size == identity.size:
-                    done = Ranges(self._noted(name, identity))
+                    done = Stretches(self._noted(name, identity))
                 else:
                     os.ftruncate(descriptor, 0)
                     os.ftruncate(descriptor, identity.size)
@@ -212,7 +211,7 @@ class Folder:
                 written = os.pwrite(part.descriptor, data, offset)
                 offset, data = offset + written, data[written:]
 
-    def _noted(self, name: str, identity: Identity) -> list[Range]:
+    def _noted(self, name: str, identity: Identity) -> list[Stretch]:
         noted = self._read_note(name, ".part.json") or {}
         try:
             if Identity(*noted["identity"]) == identity:
@@ -223,7 +222,7 @@ class Folder:
             pass
         return []
 
-    def save(self, part: Part, done: list[Range]) -> None:
+    def save(self, part: Part, done: list[Stretch]) -> None:
         """Note which bytes have come, once they have reached the disk."""
         with _translated(self.place(part.name)):
             _flush(part.descriptor)

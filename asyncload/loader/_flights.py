@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequen
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import anyio
-
 from asyncload.events import Event, Finished, Observer
 from asyncload.interfaces import Source, Urgency
 
@@ -40,7 +38,6 @@ class Flight(Load[Any]):
     ) -> None:
         super().__init__(uri, work, observer)
         self.sightings = Sightings()
-        self._over = asyncio.Event()
         self._passengers: list[Load[Any]] = []
         self._urgency_changed = urgency_changed
 
@@ -73,8 +70,7 @@ class Flight(Load[Any]):
             self._urgency_changed()
             if not self._passengers and not self.done():
                 self.cancel()
-                with anyio.CancelScope(shield=True):
-                    await self._over.wait()
+                await self.over()
 
     async def land(self) -> Any:
         """Wait for the result, without a say in whether the work goes on."""
@@ -85,10 +81,6 @@ class Flight(Load[Any]):
         super().emit(event)
         for passenger in self._passengers:
             _report(passenger, event)
-
-    def _finish(self) -> None:
-        super()._finish()
-        self._over.set()
 
     def _fail(self, failure: Exception) -> None:
         super()._fail(failure)

@@ -29,6 +29,7 @@ from asyncload.interfaces import (
     Reader,
     Source,
     Urgency,
+    on_demand,
 )
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
@@ -60,10 +61,6 @@ Array = npt.NDArray[Any]
 
 def _report_nothing(event: Event) -> None:
     del event
-
-
-def _on_demand() -> Urgency:
-    return Urgency.DEMAND
 
 
 def _inherited(own: Callable[[], Urgency], holds: Sequence[int], budget: Budget) -> Urgency:
@@ -111,7 +108,7 @@ class Flow:
         self._held = AsyncExitStack()
         self._reserved = False
         # Nothing of this Flow's own in it: they would keep each other, and the result, alive.
-        self._urgency = _on_demand if load is None else functools.partial(getattr, load, "urgency")
+        self._urgency = on_demand if load is None else functools.partial(getattr, load, "urgency")
         self._holds: list[int] = []  # bytes of the budget
         urgency = functools.partial(_inherited, self._urgency, self._holds, resources.budget)
         self._manners = Manners(urgency, functools.partial(resources.pace.step, urgency))
@@ -227,8 +224,8 @@ class Flow:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
-        with responsive(), self._recall:
-            async with self._resources.pace.kept(self._load), self._source, self._held:
+        with responsive(), self._recall, self._resources.pace.kept(self._load):
+            async with self._source, self._held:
                 yield
                 if self._load is not None:
                     # Before what it took is given back, so that nobody takes it between.
@@ -346,15 +343,17 @@ class Flow:
     async def _build_beside_reads(
         self, pipeline: Pipeline, assets: Collection[str] | None, construction: Construction
     ) -> Any:
+        # A round trip to a store, beside binding where nobody has the model before both are over.
+        checked = construction.reuses
         async with first_error() as group:
             group.start_soon(construction.wait)
             with self._stage("read"):
-                arrays = await pipeline.run(check=False)
+                arrays = await pipeline.run(check=checked)
                 files = await pipeline.assets(assets)
         with self._stage("bind"):
             async with first_error() as group:
-                # A round trip to a store; nobody has the model before both have ended.
-                group.start_soon(pipeline.check)
+                if not checked:
+                    group.start_soon(pipeline.check)
                 return await construction.bind(arrays, files)
 
     async def _warm_up(self, manifest: Manifest, model: Any, construction: Construction) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -16,7 +16,7 @@ __all__ = ["Host"]
 
 
 class Host:
-    """Runs loads in a task group of its own, which ends when it is closed, or with the loop.
+    """Runs loads, until it is closed, or the loop ends.
 
     It belongs to the loop that it was made in.
 
@@ -27,9 +27,10 @@ class Host:
     def __init__(self, release: Callable[[], Awaitable[None]]) -> None:
         self._release = release
         self._task: asyncio.Task[None] | None = None
-        self._group: anyio.abc.TaskGroup | None = None
-        self._waiting: list[Load[Any]] = []
-        self._running: set[Load[Any]] = set()
+        # No task group of anyio's: what the loop's end cancels before its first step, it never
+        # begins, and tells nobody; a load has to end all the same, as others wait for that.
+        self._loads: dict[asyncio.Task[None], Load[Any]] = {}
+        self._spare: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
 
     @property
@@ -60,46 +61,35 @@ class Host:
             await asyncio.wait([self._task])
 
     def start(self, load: Load[Any]) -> None:
-        """Run a load."""
-        if self._group is None:
-            self._waiting.append(load)
-        else:
-            self._run_soon(self._group, load)
+        """Run a load; it ends whatever becomes of its task."""
+        task = asyncio.create_task(load.run())
+        self._loads[task] = load
+        task.add_done_callback(self._ended)
 
-    def _run_soon(self, group: anyio.abc.TaskGroup, load: Load[Any]) -> None:
-        self._running.add(load)
-        group.start_soon(self._run, load)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        load = self._loads.pop(task)
+        if not load.is_over:  # cancelled before its first step
+            load.refuse()
 
-    async def _run(self, load: Load[Any]) -> None:
-        try:
-            await load.run()
-        finally:
-            self._running.discard(load)
-
-    def in_spare_time(self, work: Callable[[], Awaitable[None]]) -> None:
+    def in_spare_time(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do what no load waits for. Closing does, for some milliseconds."""
-        if self._group is not None and not self.closed:
-            self._group.start_soon(_finish, work)
+        if self._task is not None and not self.closed:
+            task = asyncio.create_task(work())
+            self._spare.add(task)
+            task.add_done_callback(self._spare.discard)
+
+    def _stop_loads(self) -> None:
+        for load in self._loads.values():
+            load.stop()
 
     async def _live(self) -> None:
-        """Hold the task group of all loads; ends when closed, or when the loop cancels it."""
+        """Wait until closed, or until the loop cancels this, and end what runs."""
         try:
-            async with anyio.create_task_group() as group:
-                self._group = group
-                while self._waiting:  # a variable for each would keep the last one's result alive
-                    self._run_soon(group, self._waiting.pop(0))
-                await self._closing.wait()
-                group.cancel_scope.cancel()
+            await self._closing.wait()
         finally:
             self._closing.set()
-            while self._waiting:
-                self._waiting.pop(0).refuse()
-            while self._running:  # cancelled before their first step
-                self._running.pop().refuse()
             with anyio.CancelScope(shield=True):
+                while self._loads or self._spare:
+                    self._stop_loads()
+                    await asyncio.wait([*self._loads, *self._spare])
                 await self._release()
-
-
-async def _finish(work: Callable[[], Awaitable[None]]) -> None:
-    with anyio.CancelScope(shield=True):
-        await work()

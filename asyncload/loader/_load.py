@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -65,6 +66,7 @@ class Load(Generic[Result]):
         self._events: list[Event] = []
         self._news = asyncio.Event()
         self._ended: Finished | None = None
+        self._over = asyncio.Event()
         self._urgency_changed: Callable[[], None] = _nothing
 
     def __await__(self) -> Generator[Any, None, Result]:
@@ -89,10 +91,20 @@ class Load(Generic[Result]):
             return await self
         except asyncio.CancelledError:
             # Whoever gets this may look at the object.
-            with anyio.CancelScope(shield=True):
-                async for _ in self.events():
-                    pass
+            await self.over()
             raise
+
+    async def over(self) -> None:
+        """Wait until its work has ended, however often whoever waits is cancelled meanwhile."""
+        with anyio.CancelScope(shield=True):
+            while not self._over.is_set():
+                with suppress(asyncio.CancelledError):
+                    await self._over.wait()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its work has ended, or never will begin."""
+        return self._over.is_set()
 
     @property
     def urgency(self) -> Urgency:
@@ -146,9 +158,13 @@ class Load(Generic[Result]):
         Its reads stop, the results of its worker jobs are dropped, and its memory is returned. A
         load that has ended stays as it is. `events` ends when all of that is done.
         """
-        self._scope.cancel()
+        self.stop()
         if not self._future.done():
             self._future.cancel()
+
+    def stop(self) -> None:
+        """Stop the work; whoever awaits the result gets `LoaderClosed`."""
+        self._scope.cancel()
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield every event of the load, from its first on, until it has ended."""
@@ -194,6 +210,7 @@ class Load(Generic[Result]):
         if self._ended is None or self._ended.error != error:
             self._ended = Finished(uri=self.uri, error=error)
         self.emit(self._ended)
+        self._over.set()
 
     def refuse(self) -> None:
         """End a load that was never begun because its Loader is closed."""

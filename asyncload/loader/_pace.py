@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from asyncload.events import Paced
 from asyncload.interfaces import Urgency
@@ -60,8 +60,8 @@ class Pace:
         self._loads: set[Load[object]] = set()
         self._probe: asyncio.Task[None] | None = None
 
-    @asynccontextmanager
-    async def kept(self, load: Load[object] | None) -> AsyncIterator[None]:
+    @contextmanager
+    def kept(self, load: Load[object] | None) -> Iterator[None]:
         """Count a load as under way until the block ends."""
         if load is None:
             yield

@@ -9,17 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from asyncload.interfaces import Urgency
+from asyncload.interfaces import Urgency, on_demand
 
 __all__ = ["Budget", "Kept", "Reclaim"]
 
 Reclaim = Callable[[int], object]
 
 _logger = logging.getLogger("asyncload")
-
-
-def _on_demand() -> Urgency:
-    return Urgency.DEMAND
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +93,7 @@ class Budget:
 
     @asynccontextmanager
     async def take(
-        self, nbytes: int, urgency: Callable[[], Urgency] = _on_demand
+        self, nbytes: int, urgency: Callable[[], Urgency] = on_demand
     ) -> AsyncIterator[None]:
         """Hold ``nbytes`` bytes for the time of the ``async with`` block, once they are free.
 

@@ -11,14 +11,24 @@
 - ``_decode``   what workers do for it
 - ``_unpack``   files that lie deflated inside others
 - ``_hold``     ranges of remote files that workers have to read, on their way into memory
-- ``_stretches`` which of their bytes have come, and how many to ask for next (pure)
+- ``_stretches`` which bytes have come, and how many to ask for next (pure)
 """
 
 from __future__ import annotations
 
 from ._early import EarlyReads
 from ._hold import HeldPart, HeldRange
+from ._stretches import Stretch, Stretches, pieces
 from ._unpack import unpack
 from .run import Pipeline
 
-__all__ = ["EarlyReads", "HeldPart", "HeldRange", "Pipeline", "unpack"]
+__all__ = [
+    "EarlyReads",
+    "HeldPart",
+    "HeldRange",
+    "Pipeline",
+    "Stretch",
+    "Stretches",
+    "pieces",
+    "unpack",
+]

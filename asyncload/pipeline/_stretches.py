@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
-__all__ = ["PartSize", "Stretches", "blocks"]
+__all__ = ["PartSize", "Stretch", "Stretches", "blocks", "pieces"]
 
 Stretch = tuple[int, int]  # first byte, and the one behind the last
 
@@ -65,6 +66,16 @@ class Stretches:
         found = zip(self._begins[first:last], self._ends[first:last], strict=True)
         return [(max(begin, start), min(end, stop)) for start, stop in found]
 
+    def missing(self, size: int) -> list[Stretch]:
+        """Return what is not in of the bytes from 0 to ``size``."""
+        gaps = zip([0, *self._ends], [*self._begins, size], strict=True)
+        return [(begin, min(end, size)) for begin, end in gaps if begin < min(end, size)]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are in."""
+        return sum(self._ends) - sum(self._begins)
+
     def covers(self, begin: int, end: int) -> bool:
         """Whether all of a stretch is in."""
         index = bisect_right(self._begins, begin) - 1
@@ -78,6 +89,13 @@ def blocks(spans: Iterable[tuple[int, int]], length: int) -> Stretches:
         begin = offset // _BLOCK * _BLOCK
         wide.add(begin, min(-(-(offset + size) // _BLOCK) * _BLOCK, length))
     return wide
+
+
+def pieces(stretches: Iterable[Stretch], size: int) -> Iterator[Stretch]:
+    """Cut stretches into pieces of at most ``size`` bytes, cut where multiples of ``size`` are."""
+    for begin, end in stretches:
+        cuts = [begin, *range(begin - begin % size + size, end, size), end]
+        yield from pairwise(cuts)
 
 
 class PartSize:

@@ -95,6 +95,7 @@ class Bringer:
         try:
             model = await load.settled()  # nothing may change the spare any more
         except BaseException:
+            retained.release()
             self._spare.give_back(spare)
             raise
         return Generation(model, target, load.progress.bytes_total or 0, retained)
@@ -102,8 +103,10 @@ class Bringer:
     async def discard(self, generation: Generation) -> None:
         """Drop a model that nobody holds."""
         model, generation.model = generation.model, None
-        if model is not None:
-            await self._spare.put(model)
+        try:
+            if model is not None:
+                await self._spare.put(model)
+        finally:
             generation.retained.release()
 
     async def retire(self, generation: Generation) -> None:
@@ -111,10 +114,11 @@ class Bringer:
         entry = self._ledger.entry_of(generation)
         if entry is not None:
             entry.state = "unloading"
-        await generation.unheld()
         try:
+            await generation.unheld()
             await self.discard(generation)
         finally:
+            generation.retained.release()  # even if the slot ends before its leases do
             generation.gone.set()
         if entry is not None:
             self._ledger.end(entry)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Unpack
 from asyncload.closing import Closing
 from asyncload.errors import MemoryLimitExceeded, ServingClosed
 from asyncload.events import Finished, Indexed
-from asyncload.loader._default import _loader as default_loader
+from asyncload.loader._default import default_loader
 from asyncload.loader._load import Load
 from asyncload.loader._loader import Loader
 from asyncload.loader._options import LoadKeywords, Priority
@@ -20,15 +20,13 @@ from asyncload.loader._retained import Retained
 from asyncload.memory import parse_size
 
 from ._bring import begin
-from ._lease import Generation, Lease, Target, holders
+from ._lease import LEASE_TIMEOUT, Generation, Lease, Target, holders
 from ._lru import Share, to_evict
 from ._spare import emptied, refuse_reuse
 
 __all__ = ["CacheStatus", "CachedModel", "ModelCache"]
 
 URI = str | os.PathLike[str]
-
-LEASE_TIMEOUT = 60.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,17 +331,21 @@ class ModelCache(Closing):
                 if found is None or found == cached.nbytes or self._take(cached, found):
                     await self._empty()
                     model = await load
+                    if found is None:  # Keras or TensorFlow loaded it, and said nothing of its size
+                        await self._make_room(cached, await self._nbytes(cached.target))
                     break
             except BaseException:
                 load.cancel()
+                retained.release()
                 raise
             load.cancel()
+            retained.release()
             known = found
-        if found is None:  # Keras or TensorFlow loaded it, and said nothing of its size
-            storage = self._options.get("storage_options")
-            manifest = await self._loader.inspect(cached.target.uri, storage_options=storage)
-            await self._make_room(cached, manifest.nbytes)
         return Generation(model, cached.target, cached.nbytes, retained, on_unheld=self._tell)
+
+    async def _nbytes(self, target: Target) -> int:
+        storage = self._options.get("storage_options")
+        return (await self._loader.inspect(target.uri, storage_options=storage)).nbytes
 
     # --- room ------------------------------------------------------------------------------
 

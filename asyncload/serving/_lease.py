@@ -13,8 +13,9 @@ from asyncload.errors import LeaseTimeout
 from asyncload.loader._retained import Retained
 from asyncload.sources import normalise
 
-__all__ = ["Generation", "Lease", "Lessor", "Target", "holders"]
+__all__ = ["LEASE_TIMEOUT", "Generation", "Lease", "Lessor", "Target", "holders"]
 
+LEASE_TIMEOUT = 60.0  # seconds that slots and caches wait for leases to end
 _NAMED = 5  # holders in a message
 
 

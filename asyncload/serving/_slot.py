@@ -21,7 +21,7 @@ from asyncload.errors import (
     SwapSuperseded,
 )
 from asyncload.events import Observer
-from asyncload.loader._default import _loader as default_loader
+from asyncload.loader._default import default_loader
 from asyncload.loader._loader import Loader
 from asyncload.loader._options import LoadKeywords
 from asyncload.sources import normalise
@@ -29,7 +29,7 @@ from asyncload.workers import to_its_end
 
 from ._bring import Bringer, Check
 from ._front import Front
-from ._lease import Lease, Target, holders
+from ._lease import LEASE_TIMEOUT, Lease, Target, holders
 from ._ledger import Ledger, SlotStatus, Swapped, VersionStatus, describe
 from ._opening import Opening
 from ._spare import Spare, refuse_reuse
@@ -42,7 +42,6 @@ __all__ = ["ModelSlot"]
 URI = str | os.PathLike[str]
 Result = TypeVar("Result")
 
-LEASE_TIMEOUT = 60.0  # seconds
 _INTERVAL = 5.0  # seconds between looks for newer versions
 _LIMIT = 300.0  # seconds between tries that fail, at most
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import os
-import random
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -37,16 +33,13 @@ from asyncload.sources import open_source
 from tests.equality import same_bytes
 from tests.formats import checkpoints
 from tests.formats.test_keras_sharded import save as save_sharded
+from tests.loader.fetched import CONTENT, MIB, QUICK, files, s3, serve
 from tests.materialize.saved_models import exported
 from tests.servers.fault_process import HttpFaults
 from tests.servers.faults.settings import HttpFault
 from tests.servers.plugin import MakeHttpFaults
 from tests.servers.rgw import Rgw
 from tests.servers.web import Web
-
-MIB = 1 << 20
-CONTENT = random.Random(7).randbytes(6 * MIB)
-QUICK = {"timeouts": {"connect": 1.0, "read": 0.5, "total": 5.0}, "part_size": MIB}
 
 
 @dataclass
@@ -93,23 +86,6 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def loader(tmp_path: Path) -> AsyncIterator[asyncload.Loader]:
     async with asyncload.Loader(executor="thread", index_cache=False) as made:
         yield made
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Return what is in a folder, but for the notes of fetches."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and OWN not in path.parts
-    }
-
-
-def serve(http_faults: MakeHttpFaults, tmp_path: Path, *faults: HttpFault) -> HttpFaults:
-    """Serve one file of 6 MiB, ``m.bin``."""
-    root = tmp_path / "store"
-    root.mkdir()
-    (root / "m.bin").write_bytes(CONTENT)
-    return http_faults(root, *faults)
 
 
 # --- what is copied -----------------------------------------------------------------------
@@ -263,16 +239,6 @@ async def test_a_file_that_is_a_folder_too(
     rgw.put("both", "f/a/b", b"below it")
     with pytest.raises(SourceError, match="'a' as a file and as a folder"):
         await loader.fetch("s3://both/f", tmp_path / "to", storage_options=s3(rgw))
-
-
-def s3(rgw: Rgw) -> dict[str, Any]:
-    return {
-        "endpoint": rgw.endpoint,
-        "region": rgw.region,
-        "access_key_id": rgw.access_key,
-        "secret_access_key": rgw.secret_key,
-        **QUICK,
-    }
 
 
 async def test_a_server_without_ranges(web: Web, loader: asyncload.Loader, tmp_path: Path) -> None:
@@ -589,123 +555,3 @@ async def test_a_folder_that_is_a_file(loader: asyncload.Loader, tmp_path: Path)
     (tmp_path / "m.bin").write_bytes(b"x")
     with pytest.raises(TransferFailed):
         await loader.fetch(tmp_path / "m.bin", tmp_path / "m.bin")
-
-
-# --- checksums ----------------------------------------------------------------------------
-
-MD5 = hashlib.md5(CONTENT).digest()
-CRC32C = google_crc32c.value(CONTENT).to_bytes(4, "big")
-
-
-def text(digest: bytes) -> str:
-    return base64.b64encode(digest).decode()
-
-
-STATED: list[dict[str, str | None]] = [
-    {"Content-MD5": text(MD5)},
-    {"x-goog-hash": f"crc32c={text(CRC32C)},md5={text(MD5)}"},
-    {"Repr-Digest": f"sha-256=:{text(hashlib.sha256(CONTENT).digest())}:"},
-    {"x-amz-checksum-crc32c": text(CRC32C)},
-]
-
-
-@pytest.mark.parametrize("headers", STATED, ids=lambda headers: next(iter(headers)))
-async def test_what_a_server_states_is_compared(
-    headers: dict[str, str | None],
-    http_faults: MakeHttpFaults,
-    loader: asyncload.Loader,
-    tmp_path: Path,
-) -> None:
-    server = serve(http_faults, tmp_path, HttpFault(method="*", headers=headers))
-    uri, to = f"{server.endpoint}/m.bin", tmp_path / "to"
-    await loader.fetch(uri, tmp_path / "good", storage_options=QUICK)
-    server.set(
-        HttpFault(skip=1, times=1, flip=5 * MIB, rate=1e9),
-        HttpFault(method="*", headers=headers),
-    )
-    options = {**QUICK, "part_size": 8 * MIB}
-    with pytest.raises(TransferFailed, match="the store states"):
-        await loader.fetch(uri, to, storage_options=options)
-    assert files(to) == {}
-    fetched = await loader.fetch(uri, to, storage_options=options)
-    assert fetched.fetched == len(CONTENT), "what was damaged is no beginning"
-    assert files(to) == {"m.bin": CONTENT}
-    server.set(HttpFault(skip=1, times=1, flip=5), HttpFault(method="*", headers=headers))
-    await loader.fetch(uri, tmp_path / "blind", verify=False, storage_options=options)
-    assert files(tmp_path / "blind") != {"m.bin": CONTENT}
-
-
-def s3_fault(**fault: Any) -> HttpFault:
-    """Return a fault of a store whose ETag is what this has, and which compares none."""
-    headers = {"ETag": f'"{MD5.hex()}"', **fault.pop("headers", {})}
-    method = fault.pop("method", "*")
-    return HttpFault(method=method, headers=headers, ignore=("if-match",), **fault)
-
-
-@pytest.mark.parametrize(
-    ("faults", "sent"),
-    [
-        ([s3_fault()], 1),
-        # Damaged on its way once, and not the second time.
-        ([s3_fault(method="GET", skip=1, times=1, flip=7), s3_fault()], 2),
-        # No MD5, and nothing says so; and with a key, as the store says.
-        ([s3_fault(headers={"ETag": f'"{"0" * 32}"'})], 2),
-        (
-            [
-                s3_fault(
-                    headers={
-                        "ETag": f'"{"0" * 32}"',
-                        "x-amz-server-side-encryption": "aws:kms",
-                    }
-                )
-            ],
-            1,
-        ),
-    ],
-    ids=["right", "damaged once", "no md5", "encrypted"],
-)
-async def test_an_etag_that_may_be_an_md5(
-    faults: list[HttpFault],
-    sent: int,
-    http_faults: MakeHttpFaults,
-    loader: asyncload.Loader,
-    tmp_path: Path,
-) -> None:
-    server = serve(http_faults, tmp_path, *faults)
-    options = {
-        **QUICK,
-        "part_size": 8 * MIB,
-        "endpoint": server.endpoint,
-        "region": "x",
-        "access_key_id": "a",
-        "secret_access_key": "b",
-    }
-    (tmp_path / "store" / "bucket").mkdir()
-    (tmp_path / "store" / "m.bin").rename(tmp_path / "store" / "bucket" / "m.bin")
-    await loader.fetch("s3://bucket/m.bin", tmp_path / "to", storage_options=options)
-    assert files(tmp_path / "to") == {"m.bin": CONTENT}
-    assert abs(server.bytes_sent() - sent * len(CONTENT)) < 200_000
-
-
-async def test_damaged_each_time(
-    http_faults: MakeHttpFaults, loader: asyncload.Loader, tmp_path: Path
-) -> None:
-    faults = [s3_fault(method="GET", skip=1, times=1, flip=at) for at in (5, 6)]
-    server = serve(http_faults, tmp_path, *faults, s3_fault())
-    (tmp_path / "store" / "bucket").mkdir()
-    (tmp_path / "store" / "m.bin").rename(tmp_path / "store" / "bucket" / "m.bin")
-    options = {**QUICK, "part_size": 8 * MIB, "endpoint": server.endpoint, "anonymous": True}
-    with pytest.raises(TransferFailed, match="the store states"):
-        await loader.fetch("s3://bucket/m.bin", tmp_path / "to", storage_options=options)
-    assert files(tmp_path / "to") == {}
-
-
-async def test_md5_etags_of_a_real_store(
-    rgw: Rgw, loader: asyncload.Loader, tmp_path: Path
-) -> None:
-    rgw.make_bucket("fetch")
-    rgw.put("fetch", "one.bin", CONTENT)
-    rgw.put("fetch", "parts.bin", CONTENT, part_size=5 * MIB)  # an ETag of another form
-    await loader.fetch("s3://fetch/one.bin", tmp_path / "to", storage_options=s3(rgw))
-    await loader.fetch("s3://fetch/parts.bin", tmp_path / "to", storage_options=s3(rgw))
-    assert files(tmp_path / "to") == {"one.bin": CONTENT, "parts.bin": CONTENT}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
 from collections.abc import AsyncIterator
@@ -16,7 +17,8 @@ import pytest
 import safetensors.numpy
 
 import asyncload
-from asyncload.events import FellBack
+from asyncload.errors import SourceChanged
+from asyncload.events import Event, FellBack, TensorReady
 from asyncload.materialize.reuse import empty
 from tests.equality import assert_same_model, same_bytes
 from tests.live import same, scramble, unchanged, values
@@ -97,6 +99,28 @@ async def test_a_damaged_version_leaves_the_old_one(
         with unchanged(model), pytest.raises(asyncload.AsyncloadError):
             await loader.load(broken, reuse=model)
     assert await loader.load(second, reuse=model) is model
+
+
+async def test_a_file_that_changes_meanwhile_leaves_the_old_values(
+    versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "2.keras"
+    path.write_bytes(versions[1].read_bytes())
+    armed = False
+
+    def touch(event: Event) -> None:
+        if armed and isinstance(event, TensorReady):
+            os.utime(path, ns=(0, 0))
+
+    async with asyncload.Loader(executor="thread", observer=touch) as loader:
+        model = await loader.load(versions[0])
+        before = values(model)
+        armed = True
+        with pytest.raises(SourceChanged):
+            await loader.load(path, reuse=model)
+        armed = False
+        assert same(values(model), before)
+        assert await loader.load(path, reuse=model) is model
 
 
 async def test_cancelled_halfway_it_has_all_new_values_or_all_old_ones(

@@ -406,6 +406,20 @@ def test_a_loop_that_stops_during_a_prefetch(path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("turns", range(10))
+def test_a_loop_that_stops_at_any_turn(path: Path, turns: int) -> None:
+    """The loop's end cancels what has not begun, and whoever waits for that must not hang."""
+
+    async def main() -> None:
+        loader = asyncload.Loader(executor="thread")
+        loads = [asyncio.ensure_future(loader.load(path)) for _ in range(2)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        del loads
+
+    asyncio.run(main())
+
+
 async def test_an_unknown_priority(path: Path, loader: asyncload.Loader) -> None:
     with pytest.raises(ValueError, match="'demand' or 'background', not 'soon'"):
         loader.prefetch(path, priority="soon")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncload.pipeline._stretches import PartSize, Stretches, blocks
+from asyncload.pipeline._stretches import PartSize, Stretches, blocks, pieces
 
 SIZE = 40
 span = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE))
@@ -69,3 +69,33 @@ def test_small_parts_near_the_end() -> None:
 @given(st.integers(1, 1 << 33))
 def test_always_something(left: int) -> None:
     assert 0 < PartSize(12).next(left) <= left
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)))
+
+
+def bytes_of(stretches: list[tuple[int, int]]) -> set[int]:
+    return {at for start, stop in stretches for at in range(start, stop)}
+
+
+@given(SPANS, st.integers(0, 70))
+def test_what_is_missing(spans: list[tuple[int, int]], size: int) -> None:
+    stretches = Stretches(spans)
+    found = list(stretches)
+    assert bytes_of(found) == bytes_of(spans)
+    assert stretches.nbytes == len(bytes_of(spans))
+    edges = [edge for each in found for edge in each]
+    assert edges == sorted(set(edges)), "sorted, and none touches the next"
+    missing = stretches.missing(size)
+    assert all(start < stop for start, stop in missing)
+    assert bytes_of(missing) == set(range(size)) - bytes_of(spans)
+
+
+@given(SPANS, st.integers(1, 20))
+def test_pieces(spans: list[tuple[int, int]], size: int) -> None:
+    stretches = list(Stretches(spans))
+    cut = list(pieces(stretches, size))
+    assert bytes_of(cut) == bytes_of(stretches)
+    assert all(0 < stop - start <= size for start, stop in cut)
+    assert sum(stop - start for start, stop in cut) == len(bytes_of(stretches))
+    assert all(start // size == (stop - 1) // size for start, stop in cut)
