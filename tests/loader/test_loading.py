@@ -181,10 +181,10 @@ async def test_cancel_at_every_stage_leaves_nothing(
     models: dict[str, Path], loader: asyncload.Loader
 ) -> None:
     await loader.load(models["functional"])
-    full = loader.prefetch(models["functional"])
+    full = loader.prefetch(models["functional"], priority="demand")
     count = len([event async for event in full.events()])
     for stop_at in range(count - 1):
-        load = loader.prefetch(models["functional"])
+        load = loader.prefetch(models["functional"], priority="demand")
         events = load.events()
         for _ in range(stop_at + 1):
             await anext(events)

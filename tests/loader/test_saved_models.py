@@ -278,11 +278,11 @@ async def test_loads_share_no_state(models: Made, loader: asyncload.Loader) -> N
 
 async def test_cancel_at_every_stage_leaves_nothing(models: Made, loader: asyncload.Loader) -> None:
     path, calls = models["lookups"]
-    full = loader.prefetch(path, warmup=True)
+    full = loader.prefetch(path, warmup=True, priority="demand")
     count = len([event async for event in full.events()])
     del full
     for stop_at in range(0, count - 1, 2):
-        load = loader.prefetch(path, warmup=True)
+        load = loader.prefetch(path, warmup=True, priority="demand")
         events = load.events()
         for _ in range(stop_at + 1):
             await anext(events)

@@ -363,11 +363,12 @@ async def test_one_of_two_cancelled_at_every_event(
 ) -> None:
     uri = save("functional", tmp_path)
     stock = keras.models.load_model(uri)
-    whole = loader.prefetch(uri)
+    whole = loader.prefetch(uri, priority="demand")  # one in the background tells of its pace
     count = len([event async for event in whole.events()])
     del whole
     for stop_at in range(0, count - 1, 3):
-        leaving, staying = loader.prefetch(uri), asyncio.ensure_future(loader.load(uri))
+        leaving = loader.prefetch(uri, priority="demand")
+        staying = asyncio.ensure_future(loader.load(uri))
         events = leaving.events()
         for _ in range(stop_at + 1):
             await anext(events)
