@@ -130,10 +130,10 @@ class FellBack(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paced(Event):
-    """A load in the background goes faster or slower, as the loop's stalls allow.
+    """A load in the background goes faster or slower, as the program's own work allows.
 
     Attributes:
-        pace: from 0.1 to 1, which is as fast as it can.
+        pace: the share of one CPU that loads in the background may take, from 0.05 to 1.
         stall: seconds, the longest of late.
     """
 
@@ -201,7 +201,7 @@ class Progress:
         bytes_total: the same in all; ``None`` until the index is known.
         tensors_done: tensors that are whole in memory.
         tensors_total: tensors in all; ``None`` until the index is known.
-        pace: from 0.1 to 1, how fast a load in the background goes; see `Loader`.
+        pace: from 0.05 to 1, how fast a load in the background goes; see `Loader`.
     """
 
     stage: str = "waiting"

@@ -23,6 +23,8 @@ FLOORS = {
     "interfaces": 0,
     "cache_folder": 0,
     "closing": 0,
+    "cpu_time": 0,
+    "resting": 0,
     "sources": 1,
     "formats": 1,
     "codecs": 1,

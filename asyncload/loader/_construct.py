@@ -21,6 +21,7 @@ from asyncload.events import Event, FellBack, StageEnded, StageStarted
 from asyncload.interfaces import OpenFiles, Reader, Source, WorkerPool
 from asyncload.manifest import Manifest
 from asyncload.materialize import CannotWarmUp
+from asyncload.resting import carried
 from asyncload.workers import in_own_thread
 
 from ._options import LoadOptions
@@ -155,8 +156,8 @@ class Construction:
         notice = _notice(self._uri, self._emit, loop)
         make = _Maker(self._options, self._source, self._files.readers[0], notice)
         self._selective = _SELECTIVE[kind]
-        self._reading = self._builder.submit(self._read, make, kind, documents)
-        self._constructing = loop.run_in_executor(self._builder, self._construct)
+        self._reading = self._builder.submit(carried(self._read), make, kind, documents)
+        self._constructing = loop.run_in_executor(self._builder, carried(self._construct))
         self._constructing.add_done_callback(self._report)
 
     def _report(self, future: asyncio.Future[None]) -> None:
@@ -232,7 +233,9 @@ class Construction:
             build.release()
 
     async def _on_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._builder, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._builder, carried(function), *args
+        )
 
 
 def _notice(

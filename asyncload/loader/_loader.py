@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 import numpy.typing as npt
 
 from asyncload.closing import Closing
+from asyncload.cpu_time import count_as_ours
 from asyncload.events import Observer
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
@@ -99,8 +100,9 @@ class Loader(Files, Closing):
             ``account_key``, ``sas_token``, ``connection_string``. And whatever else obstore's
             store of that kind is configured with. Credentials are read once for each bucket.
         max_stall_ms: milliseconds that this loop may be held up while something is loaded in the
-            background; above that, reads and decoding in the background pause longer between their
-            steps (`Progress.pace`). ``None`` for no pauses.
+            background. Such loads take a share of one CPU only, the smaller the busier the program
+            itself is, and smaller still while the loop is held up for longer (`Progress.pace`):
+            they may take many times as long. ``None`` for neither.
         observer: called with every `Event` of every load, on the loop's thread.
     """
 
@@ -129,7 +131,9 @@ class Loader(Files, Closing):
             slabs=SlabPool(),
             arenas=ArenaPool(int(limit * _KEEP_SHARE) if keep is None else parse_size(keep)),
             budget=Budget(limit),
-            builder=ThreadPoolExecutor(1, thread_name_prefix="asyncload-build"),
+            builder=ThreadPoolExecutor(
+                1, thread_name_prefix="asyncload-build", initializer=count_as_ours
+            ),
             index_cache=IndexCache.chosen(index_cache),
             stores=Stores(),
             object_cache=object_cache(cache, cache_dir, cache_bytes, offline=offline),
@@ -176,6 +180,11 @@ class Loader(Files, Closing):
         those that it can do without (`Budget.reclaimable`).
         """
         return self._resources.budget
+
+    @property
+    def pace(self) -> Pace:
+        """How fast what is not urgent goes: see ``max_stall_ms``."""
+        return self._resources.pace
 
     # --- loading -------------------------------------------------------------------------
 

@@ -3,66 +3,86 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 
+from asyncload.cpu_time import usable_cpus
 from asyncload.events import Paced
 from asyncload.interfaces import Urgency
+from asyncload.resting import resting
 
+from ._duty import LEAST, Busyness, Duty, share_beside
 from ._load import Load
 
 __all__ = ["MAX_STALL_MS", "Pace", "next_pace"]
 
-MAX_STALL_MS = 1.0  # a loop that has nothing to do is below, one that answers is not
+MAX_STALL_MS = 2.0  # a loop that has nothing to do is below, one that answers seldom above
 
 _INTERVAL = 0.005  # seconds between two looks at the loop
-_WINDOW = 20  # looks, after which the pace is set anew
-_SLOWEST = 0.1
+_LOOKS = 4  # looks, after which the pace is set anew
+_WINDOW = 20  # looks without a stall, after which it may go faster
 _SLOWER, _FASTER = 0.6, 0.1  # factor, and step: slow down at once, speed up with care
 _STEP = 0.004  # seconds that a read takes, or a job; what the pause between two is measured by
 _PATIENCE = 0.1  # seconds for which one step makes way for loads on demand, however many follow
+_FRESH = 0.1  # seconds for which what was found of the program and the loop holds
 
 
 def next_pace(pace: float, stall: float, most: float) -> float:
-    """Return the pace after a look at the loop.
+    """Return the pace that the loop allows after a look at it.
 
     Args:
-        pace: so far, from 0.1 to 1.
+        pace: so far, from 0.05 to 1.
         stall: the longest of late, seconds.
         most: that is allowed, seconds.
     """
     if stall > most:
-        return max(_SLOWEST, pace * _SLOWER)
+        return max(LEAST, pace * _SLOWER)
     return min(1.0, pace + _FASTER)
 
 
 class Pace:
-    """Has loads that are not urgent wait between their steps.
+    """Has loads that are not urgent take little of what others want, too.
 
     They make way for loads on demand, but take a step now and then, so that they end even if
-    there is always one on demand. And they go slower while the loop stalls, which is measured
-    only while there are such loads.
+    there is always one on demand. They take a share of one CPU only, the smaller the busier the
+    program is, and smaller still while the loop stalls. Both are measured only while there are
+    such loads.
 
     Args:
-        max_stall_ms: that the loop is to stall at most; ``None`` to go on whatever it does.
+        max_stall_ms: that the loop is to stall at most; ``None`` to go on whatever it does, and
+            however busy the program is.
 
     Attributes:
-        value: the pace, from 0.1 to 1.
+        value: the pace: the share of one CPU, from 0.05 to 1.
     """
 
     def __init__(self, max_stall_ms: float | None = MAX_STALL_MS) -> None:
         if max_stall_ms is not None and max_stall_ms <= 0:
             raise ValueError(f"max_stall_ms has to be more than 0, not {max_stall_ms}")
         self.value = 1.0
-        self._stall = 0.0  # seconds, by which the pace was set
         self._most = None if max_stall_ms is None else max_stall_ms / 1000
+        self._allowed = 1.0  # by the loop's stalls
+        self._stall = 0.0  # seconds, by which the pace was set
+        self._busyness = Busyness(usable_cpus())
+        self._duty = Duty()
         self._loads: set[Load[object]] = set()
-        self._probe: asyncio.Task[None] | None = None
+        self._watched = 0  # how much is under way that is not urgent
+        self._watching: asyncio.Task[None] | None = None
+        self._known = asyncio.Event()
+        self._looked = -math.inf  # when the program was looked at
 
     @contextmanager
     def kept(self, load: Load[object] | None) -> Iterator[None]:
-        """Count a load as under way until the block ends."""
+        """Count a load as under way, in whose task this is, until the block ends.
+
+        Args:
+            load: which; ``None`` for one on demand that nobody watches.
+        """
         if load is None:
             yield
             return
@@ -70,19 +90,35 @@ class Pace:
         if self.value < 1:
             self._tell(load)
         try:
-            yield
+            with self._resting(_urgency_of(load)):
+                yield
         finally:
             self._loads.discard(load)
-            if not self._loads and self._probe is not None:
-                self._probe.cancel()
-                self._probe = None
+
+    @contextmanager
+    def errand(self) -> Iterator[None]:
+        """Have what is done in this block go as a load in the background does."""
+        with self._resting(lambda: Urgency.BACKGROUND):
+            yield
+
+    @contextmanager
+    def _resting(self, urgency: Callable[[], Urgency]) -> Iterator[None]:
+        watched = self._most is not None and urgency() is not Urgency.DEMAND
+        if watched:
+            self._begin_watching()
+        try:
+            with resting(_Rest(self, urgency)):
+                yield
+        finally:
+            if watched:
+                self._end_watching()
 
     async def step(self, urgency: Callable[[], Urgency]) -> None:
         """Wait until a load may take its next step: at once if it is on demand."""
         if urgency() is Urgency.DEMAND:
             return
-        if self._probe is None and self._most is not None:
-            self._probe = asyncio.create_task(self._watch(self._most), name="asyncload-pace")
+        if self._watching is not None:
+            await self._known.wait()
         until = time.perf_counter() + _PATIENCE
         while self._is_demand_under_way() and time.perf_counter() < until:
             await asyncio.sleep(_INTERVAL)
@@ -91,25 +127,95 @@ class Pace:
         if self.value < 1:
             await asyncio.sleep(_STEP * (1 / self.value - 1))
 
-    def _is_demand_under_way(self) -> bool:
-        return any(load.urgency is Urgency.DEMAND for load in self._loads)
+    def rest(self, urgency: Urgency, worked: float) -> float:
+        """Return how many seconds a thread is to rest; of any thread.
 
-    async def _watch(self, most: float) -> None:
-        """Measure how long the loop stalls, and set the pace."""
-        while True:
-            longest = 0.0
-            for _ in range(_WINDOW):
-                begin = time.perf_counter()
-                await asyncio.sleep(_INTERVAL)
-                longest = max(longest, time.perf_counter() - begin - _INTERVAL)
-                if longest > most:
-                    break
-            pace = next_pace(self.value, longest, most)
-            if pace != self.value:
-                self.value, self._stall = pace, longest
-                for load in tuple(self._loads):
-                    self._tell(load)
+        Args:
+            urgency: of what it works for.
+            worked: seconds of its CPU time.
+        """
+        return self._duty.rest(worked, self.share(urgency))
+
+    def share(self, urgency: Urgency) -> float:
+        """Return the share of one CPU that work may take at present; of any thread."""
+        if urgency is Urgency.DEMAND or self._is_demand_under_way():
+            return 1.0  # whoever is waited for does not rest
+        return self.value
+
+    def _is_demand_under_way(self) -> bool:
+        return any(load.urgency is Urgency.DEMAND for load in tuple(self._loads))
+
+    # --- the loop and the program ----------------------------------------------------------
+
+    def _begin_watching(self) -> None:
+        self._watched += 1
+        if self._watching is None:
+            # Not in the context of the load: the task would keep it alive, and others' work rest.
+            self._watching = asyncio.create_task(
+                self._watch(), name="asyncload-pace", context=Context()
+            )
+
+    def _end_watching(self) -> None:
+        self._watched -= 1
+        if not self._watched and self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+
+    async def _watch(self) -> None:
+        """Measure how long the loop stalls, and how busy the program is, and set the pace."""
+        if time.perf_counter() - self._looked > _FRESH:
+            self._known.clear()
+            self._allowed = 1.0
+            self._busyness.begin()
+        late: deque[float] = deque(maxlen=_WINDOW)
+        try:
+            while True:
+                for _ in range(_LOOKS if self._known.is_set() else 1):
+                    begin = time.perf_counter()
+                    await asyncio.sleep(_INTERVAL)
+                    late.append(time.perf_counter() - begin - _INTERVAL)
+                self._set(late)
+        finally:
+            self._known.set()  # whoever waits for it goes on without
+
+    def _set(self, late: deque[float]) -> None:
+        most, stall = self._most or math.inf, max(late)
+        if stall > most or len(late) == late.maxlen:
+            self._allowed = next_pace(self._allowed, stall, most)
+            late.clear()
+        pace = min(self._allowed, share_beside(self._busyness.sample()))
+        self._known.set()
+        self._looked = time.perf_counter()
+        if pace != self.value:
+            self.value, self._stall = pace, stall
+            for load in tuple(self._loads):
+                self._tell(load)
 
     def _tell(self, load: Load[object]) -> None:
         if load.urgency is not Urgency.DEMAND:
             load.emit(Paced(uri=load.uri, pace=self.value, stall=self._stall))
+
+
+def _urgency_of(load: Load[object]) -> Callable[[], Urgency]:
+    # Contexts live on in whatever was begun in them: they must not keep what was loaded.
+    reference = weakref.ref(load)
+
+    def urgency() -> Urgency:
+        living = reference()
+        return Urgency.DEMAND if living is None else living.urgency
+
+    return urgency
+
+
+class _Rest:
+    """See `asyncload.resting.Rest`."""
+
+    def __init__(self, pace: Pace, urgency: Callable[[], Urgency]) -> None:
+        self._pace = pace
+        self._urgency = urgency
+
+    def is_wanted(self) -> bool:
+        return self._pace.share(self._urgency()) < 1
+
+    def after(self, worked: float) -> float:
+        return self._pace.rest(self._urgency(), worked)

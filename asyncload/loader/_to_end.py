@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import anyio
 
+from asyncload.resting import carried
+
 __all__ = ["run_to_end"]
 
 Result = TypeVar("Result")
@@ -19,7 +21,7 @@ async def run_to_end(executor: Executor, function: Callable[..., Result], *args:
 
     A function that has not begun by then never does.
     """
-    job = executor.submit(function, *args)
+    job = executor.submit(carried(function), *args)
     try:
         return await asyncio.wrap_future(job)
     except asyncio.CancelledError:

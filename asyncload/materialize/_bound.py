@@ -19,6 +19,7 @@ from asyncload.errors import Corrupt, MismatchError
 
 from . import _private
 from ._serving_plan import CheckpointKeys, ServingPlan
+from ._turn import with_rests
 
 __all__ = ["Bound"]
 
@@ -57,7 +58,7 @@ class Bound:
         self._folder = folder
         self._tensors: dict[int, Any] = {
             number: _private.variable_handle(variable.shape, variable.dtype, variable.name)
-            for number, variable in plan.variables.items()
+            for number, variable in with_rests(plan.variables.items())
         }
         self._tensors.update(constants)
 
@@ -109,7 +110,7 @@ class Bound:
             tf.errors.OpError: a resource cannot be made or initialised.
         """
         self._check(arrays, keys, self._uri)
-        for number, key in keys.variables.items():
+        for number, key in with_rests(keys.variables.items()):
             _private.assign(self._tensors[number], _private.as_tensor(arrays[key]))
         for number, path in self._asset_paths(assets):
             self._tensors[number] = tf.constant(path)

@@ -10,6 +10,7 @@ from asyncload.errors import Corrupt
 
 from . import _private
 from ._saved_model import SavedModelParts
+from ._turn import rest_in_turn, with_rests
 
 __all__ = ["register"]
 
@@ -33,10 +34,12 @@ def register(parts: SavedModelParts, wanted: Iterable[str]) -> _private.Library:
     waiting = list(wanted)
     while waiting:
         name = waiting.pop()
+        rest_in_turn()
         if name not in drafts:
             drafts[name] = _draft(parts, name)
             waiting.extend(drafts[name].calls)
-    for name in _callees_first({name: draft.calls for name, draft in drafts.items()}, parts.uri):
+    calls = {name: draft.calls for name, draft in drafts.items()}
+    for name in with_rests(_callees_first(calls, parts.uri)):
         library.add(name, drafts[name])
     return library
 

@@ -8,19 +8,40 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
+from asyncload.resting import in_spells, is_resting, rest, rest_when_due
+
 from .quiet import quiet
 
-__all__ = ["Scopes", "in_slices", "summary", "turn"]
+__all__ = ["Scopes", "in_slices", "rest_in_turn", "summary", "turn", "with_rests"]
 
 Item = TypeVar("Item")
 Scopes = Callable[[], AbstractContextManager[None]]
 
-_SLICE = 0.0005  # seconds
-_PAUSE = 0.00002
+_PAUSE = 0.00002  # seconds
 
 # Keras keeps its scopes and names by thread, but TensorFlow's variables are not made safely
 # by two threads at once (keras IS_THREAD_SAFE, tensorflow#78338).
 _one_at_a_time = threading.RLock()
+
+
+class _Queue:
+    """Who waits for a turn."""
+
+    urgent = 0  # how many that do not rest themselves
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        urgent = not is_resting()
+        with _counting:
+            self.urgent += urgent
+        try:
+            yield
+        finally:
+            with _counting:
+                self.urgent -= urgent
+
+
+_queue, _counting = _Queue(), threading.Lock()
 
 
 @contextmanager
@@ -30,8 +51,13 @@ def turn(scopes: Scopes = nullcontext) -> Iterator[None]:
     Args:
         scopes: enters the Keras scopes of whoever asked.
     """
-    with _one_at_a_time, scopes(), quiet():
-        yield
+    with _queue.waiting():
+        _one_at_a_time.acquire()
+    try:
+        with scopes(), quiet():
+            yield
+    finally:
+        _one_at_a_time.release()
 
 
 def in_slices(items: Iterable[Item]) -> Iterator[Item]:
@@ -40,12 +66,23 @@ def in_slices(items: Iterable[Item]) -> Iterator[Item]:
     Every operation of TensorFlow lets go of the GIL and takes it again at once, by which a thread
     that waits for it begins to wait anew, however short the switch interval is.
     """
-    until = time.perf_counter() + _SLICE
-    for item in items:
-        yield item
-        if time.perf_counter() > until:
-            time.sleep(_PAUSE)
-            until = time.perf_counter() + _SLICE
+    return in_spells(items, _give_way)
+
+
+def _give_way() -> None:
+    if _queue.urgent or not rest():
+        time.sleep(_PAUSE)
+
+
+def with_rests(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield items, and rest now and then, if this thread works for what is not urgent."""
+    return in_spells(items, rest_in_turn)
+
+
+def rest_in_turn() -> None:
+    """Rest, when it is due, in the middle of something long that is not urgent."""
+    if not _queue.urgent:
+        rest_when_due()
 
 
 def summary(error: Exception) -> str:

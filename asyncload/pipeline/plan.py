@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from asyncload.errors import Corrupt
 from asyncload.manifest import FileEntry, Strings, TensorEntry
 from asyncload.memory import ALIGNMENT
+from asyncload.resting import rest_when_due
 
 from ._compound import Compound, compound_of, shown_name
 from ._split import Piece, split
@@ -181,6 +182,7 @@ def make_plan(entries: Iterable[TensorEntry], files: Sequence[FileEntry]) -> Pla
     raw = sorted([*raw, *(part for made in compounds for part in made.parts)], key=_position)
     for entry in (*ordered, *raw):
         _check(entry, files)
+    rest_when_due()
     composed = {made.entry.name for made in compounds}
     encoded = [e for e in filled if e.encoding is not None and e.name not in composed]
     jobs = plan_jobs([entry for entry in encoded if entry.spans()])
@@ -190,6 +192,7 @@ def make_plan(entries: Iterable[TensorEntry], files: Sequence[FileEntry]) -> Pla
         layout(e for e in filled if e.name not in homes and not isinstance(e.encoding, Strings)),
         compounds,
     )
+    rest_when_due()
     return Plan(places, compounds, plan_reads(raw, places), jobs, fills, empty)
 
 

@@ -105,7 +105,7 @@ class Bringer:
         model, generation.model = generation.model, None
         try:
             if model is not None:
-                await self._spare.put(model)
+                await self._spare.put(model, self._loader.pace)
         finally:
             generation.retained.release()
 

@@ -417,7 +417,7 @@ class ModelCache(Closing):
         """Have the memory of what was dropped given back."""
         while self._dropped:
             model, retained = self._dropped.pop()
-            await emptied(model)
+            await emptied(model, self._loader.pace)
             del model
             self._going -= retained.nbytes
             retained.release()

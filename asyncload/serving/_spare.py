@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from asyncload.loader._options import LoadKeywords
+from asyncload.loader._pace import Pace
 from asyncload.materialize.quiet import responsive
 from asyncload.workers import in_own_thread
 
@@ -47,18 +48,22 @@ class Spare:
         if self._keep:
             self._model = model
 
-    async def put(self, model: Any) -> None:
+    async def put(self, model: Any, pace: Pace) -> None:
         """Take the values of a model that nobody uses any more, and keep the rest of it."""
         with anyio.CancelScope(shield=True):
-            if await emptied(model):
+            if await emptied(model, pace):
                 self.give_back(model)
 
 
-async def emptied(model: Any) -> bool:
+async def emptied(model: Any, pace: Pace) -> bool:
     """Take a model's values from it, so that their memory is given back at once.
 
     Models refer to themselves: the garbage collector would come for one much later, and hold the
     loop up for as long as it looks at everything else.
+
+    Args:
+        model: which.
+        pace: of the Loader that made it.
 
     Returns:
         Whether that could be done, so that the model can be used for another version.
@@ -72,4 +77,5 @@ async def emptied(model: Any) -> bool:
         with responsive():
             return empty(model)
 
-    return await in_own_thread(empty_it)
+    with pace.errand():
+        return await in_own_thread(empty_it)

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import anyio
 from aiofiles.os import wrap
 
+from asyncload.resting import carried
+
 __all__ = ["end", "in_thread"]
 
 Result = TypeVar("Result")
@@ -42,7 +44,7 @@ async def in_thread(
         if claim.acquire(blocking=False):
             outcome.append(function(*args))
 
-    task = asyncio.ensure_future(wrap(call)(executor=threads))
+    task = asyncio.ensure_future(wrap(carried(call))(executor=threads))
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 import anyio
 
+from asyncload.cpu_time import count_as_ours
+from asyncload.resting import carried
+
 __all__ = ["in_own_thread", "to_its_end"]
 
 Result = TypeVar("Result")
@@ -20,7 +23,9 @@ async def in_own_thread(function: Callable[[], Result]) -> Result:
     Raises:
         CancelledError: once ``function`` has ended, if the caller was cancelled meanwhile.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="asyncload-workers") as executor:
+    with ThreadPoolExecutor(
+        1, thread_name_prefix="asyncload-workers", initializer=count_as_ours
+    ) as executor:
         return await to_its_end(function, executor)
 
 
@@ -34,7 +39,7 @@ async def to_its_end(function: Callable[[], Result], executor: Executor | None =
     Raises:
         CancelledError: once ``function`` has ended, if the caller was cancelled meanwhile.
     """
-    future = asyncio.get_running_loop().run_in_executor(executor, function)
+    future = asyncio.get_running_loop().run_in_executor(executor, carried(function))
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not future.done():

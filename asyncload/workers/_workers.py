@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
+from asyncload.cpu_time import count_as_ours, usable_cpus
 from asyncload.errors import LoaderClosed, WorkerCrashed
+from asyncload.resting import carried
 
 from ._job import PARSE_LIMITS, Job, Limits, Outcome
 from ._processes import CLOSED, Processes, submit
@@ -50,12 +51,12 @@ class Workers:
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError(f"processes must be 1 or more, not {processes}")
-        self.processes = processes or _usable_cpus()
+        self.processes = processes or usable_cpus()
         least, most = _THREADS
         self.threads = ThreadPoolExecutor(
-            min(max(_usable_cpus(), least), most),
+            min(max(usable_cpus(), least), most),
             thread_name_prefix="asyncload-io",
-            initializer=give_way,
+            initializer=_enter_thread,
         )
         self._own_threads = [self.threads]
         self._backend = self._choose(executor)
@@ -68,7 +69,11 @@ class Workers:
             case "process":
                 return Processes(self.processes)
             case "thread":
-                threads = ThreadPoolExecutor(self.processes, thread_name_prefix="asyncload-work")
+                threads = ThreadPoolExecutor(
+                    self.processes,
+                    thread_name_prefix="asyncload-work",
+                    initializer=count_as_ours,
+                )
                 self._own_threads.append(threads)
                 return threads
             case Executor():
@@ -134,7 +139,8 @@ class Workers:
             Exception: whatever ``function`` raised.
         """
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *args)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, carried(function), *args)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -157,6 +163,11 @@ class Workers:
             threads.shutdown(wait=True, cancel_futures=True)
 
 
+def _enter_thread() -> None:
+    give_way()
+    count_as_ours()
+
+
 async def _run_in(executor: Executor, job: Job) -> Outcome:
     try:
         return await submit(executor, job)
@@ -165,9 +176,3 @@ async def _run_in(executor: Executor, job: Job) -> Outcome:
             f"a worker of the executor that was given to this Loader died: {error}. Its owner "
             "must replace it; a Loader can do so only for workers of its own."
         ) from error
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

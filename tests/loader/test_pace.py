@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncload
+from asyncload import resting
+from asyncload.cpu_time import usable_cpus
 from asyncload.events import Event, Paced, StageStarted
+from asyncload.interfaces import Urgency
 from asyncload.loader import _pace
 from asyncload.loader._pace import next_pace
 
@@ -39,10 +46,10 @@ async def hasty() -> AsyncIterator[asyncload.Loader]:
         yield made
 
 
-@given(st.floats(0.1, 1), st.floats(0, 1), st.floats(0.001, 1))
+@given(st.floats(0.05, 1), st.floats(0, 1), st.floats(0.001, 1))
 def test_the_pace_stays_in_bounds(pace: float, stall: float, most: float) -> None:
     after = next_pace(pace, stall, most)
-    assert 0.1 <= after <= 1
+    assert 0.05 <= after <= 1
     assert after <= pace if stall > most else after >= pace
 
 
@@ -126,6 +133,93 @@ async def test_a_promoted_load_waits_no_more(folder: Path, hasty: asyncload.Load
     await load
     assert time.perf_counter() - begin < 10
     assert load.priority == "demand"
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Keep every CPU busy, and not the interpreter."""
+    ended = threading.Event()
+
+    def spin() -> None:
+        data = bytes(1 << 20)
+        while not ended.is_set():
+            hashlib.sha256(data)
+
+    with ThreadPoolExecutor(usable_cpus()) as threads:
+        for _ in range(usable_cpus()):
+            threads.submit(spin)
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+async def test_a_busy_program_is_left_nearly_all(folder: Path) -> None:
+    async with asyncload.Loader(processes=1, max_stall_ms=1e6) as loader:
+
+        async def took() -> float:
+            begin = time.perf_counter()
+            load = loader.prefetch(folder / "later.safetensors")
+            await load
+            assert load.progress.pace == loader.pace.value
+            return time.perf_counter() - begin
+
+        idle = min([await took() for _ in range(4)])
+        with busy(), loader.pace.errand():
+            while loader.pace.value > 0.3:
+                await asyncio.sleep(0.001)
+            assert await took() > 2 * idle
+
+
+async def test_what_is_needed_now_rests_for_nobody(folder: Path) -> None:
+    async with asyncload.Loader(processes=1, max_stall_ms=1e6) as loader:
+        with busy(), loader.pace.errand():
+            while loader.pace.value > 0.3:
+                await asyncio.sleep(0.001)
+            needed = loader.prefetch(folder / "now.safetensors", priority="demand")
+            shares = set()
+            while not needed.done():
+                shares.add(loader.pace.share(Urgency.BACKGROUND))
+                await asyncio.sleep(0)
+            assert 1 in shares
+            await needed.over()
+            assert loader.pace.share(Urgency.BACKGROUND) < 0.3
+            assert loader.pace.share(Urgency.DEMAND) == 1
+
+
+async def test_an_errand_rests_as_loads_in_the_background(loader: asyncload.Loader) -> None:
+    with busy(), loader.pace.errand():
+        assert resting.is_resting() is (loader.pace.value < 1)
+        while loader.pace.value == 1:
+            await asyncio.sleep(0.001)
+        assert resting.is_resting()
+        assert await asyncio.to_thread(resting.is_resting)
+    assert not resting.is_resting()
+
+
+async def test_nothing_rests_without_a_bound(folder: Path) -> None:
+    async with asyncload.Loader(processes=1, max_stall_ms=None) as loader:
+        with busy():
+            load = loader.prefetch(folder / "later.safetensors")
+            await load
+        assert load.progress.pace == 1
+
+
+async def test_the_program_is_watched_only_while_something_loads(folder: Path) -> None:
+    def watching() -> bool:
+        return any(task.get_name() == "asyncload-pace" for task in asyncio.all_tasks())
+
+    async with asyncload.Loader(processes=1) as loader:
+        await loader.load_weights(folder / "now.safetensors")
+        assert not watching()
+        load = loader.prefetch(folder / "later.safetensors")
+        seen = False
+        while not load.done():
+            seen = seen or watching()
+            await asyncio.sleep(0)
+        assert seen
+        await asyncio.sleep(0)
+        assert not watching()
 
 
 @pytest.mark.parametrize("wrong", [0, -1])

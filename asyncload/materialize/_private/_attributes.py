@@ -9,7 +9,7 @@ from typing import Any
 
 from keras.src.layers.layer import Layer
 
-from ._variables import in_skeleton
+from ._variables import in_skeleton, rest_in_skeleton
 
 __all__ = ["untracked_when_plain"]
 
@@ -43,6 +43,7 @@ def untracked_when_plain(stock: Callable[[Any, str, Any], None]) -> Callable[...
         ):
             object.__setattr__(self, name, value)
         else:
+            rest_in_skeleton()
             stock(self, name, value)
 
     return __setattr__

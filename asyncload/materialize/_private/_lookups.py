@@ -20,7 +20,7 @@ from typing import Any
 
 from keras.src.backend.common.keras_tensor import KerasTensor
 
-from ._variables import in_skeleton
+from ._variables import in_skeleton, rest_in_skeleton
 
 __all__ = [
     "forget",
@@ -79,6 +79,7 @@ def quick_flatten(
 
     @functools.wraps(stock)
     def flatten(structure: Any) -> list[Any]:
+        rest_in_skeleton()
         leaves: list[Any] = []
         extend(leaves, structure)
         return leaves

@@ -14,7 +14,7 @@ from keras.src.trainers.trainer import Trainer
 from tensorflow.python.ops import gen_resource_variable_ops
 from tensorflow.python.trackable.resource import CapturableResource
 
-from asyncload.materialize._turn import in_slices
+from asyncload.materialize._turn import in_slices, with_rests
 
 from ._assign import assign_value, read_value
 from ._variables import Array, as_tensor
@@ -125,7 +125,7 @@ class KerasState:
         self._seeds = [s.state for s in _seed_generators(layers) if s._initial_seed is None]
         elsewhere = placed | {id(seed) for seed in self._seeds}
         self._kept = [(v, read_value(v._value)) for key, v in every.items() if key not in elsewhere]
-        self._form = [_Form(layer) for layer in layers]
+        self._form = [_Form(layer) for layer in with_rests(layers)]
         optimizer = getattr(model, "optimizer", None)
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         self.has_rate = id(getattr(optimizer, "_learning_rate", None)) in placed
@@ -154,7 +154,7 @@ class KerasState:
         layers = list(model._flatten_layers())
         if len(layers) != len(self._form):
             return "layers were added to it, or removed"
-        for layer, form in zip(layers, self._form, strict=True):
+        for layer, form in with_rests(zip(layers, self._form, strict=True)):
             if (difference := form.differs(layer)) is not None:
                 return f"{difference} of {layer.name!r} changed since it was loaded"
         return None

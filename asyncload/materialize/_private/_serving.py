@@ -25,6 +25,7 @@ from tensorflow.python.saved_model import nested_structure_coder
 
 from asyncload.formats.protobuf import Wire, encoded
 from asyncload.materialize._messages import declare
+from asyncload.materialize._turn import with_rests
 
 from ._runtime import add_function
 
@@ -156,7 +157,7 @@ class Draft:
         self._fields: list[tuple[int, Wire]] = []
         self._nodes: list[tuple[int, _Traits, Any]] = []
         self.calls: list[str] = []
-        for number, content in function:
+        for number, content in with_rests(function):
             if number == _SIGNATURE:
                 self._signature.MergeFromString(bytes(content))
             elif number == _NODE:
@@ -194,7 +195,7 @@ class Draft:
             buffers number them.
         """
         own = any(traits.shared is not None for _, traits, _ in self._nodes)
-        for index, traits, node in self._nodes:
+        for index, traits, node in with_rests(self._nodes):
             node.op = names.get(node.op, node.op)
             for reference in _references(node):
                 reference.name = names[reference.name]

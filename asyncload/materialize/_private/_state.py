@@ -11,7 +11,7 @@ from keras.src.layers.layer import Layer
 from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 
-from ._variables import Array, in_load
+from ._variables import Array, in_load, rest_in_skeleton
 
 __all__ = ["StateLoader", "StateStore", "loads_its_own_way", "quick_walk"]
 
@@ -35,6 +35,7 @@ def _class_attributes(cls: type, kind: str) -> tuple[str, ...]:
 
 def _walk(saveable: Any) -> Iterator[tuple[str, Any]]:
     """Yield the children that ``saving_lib._walk_saveable`` yields and its callers look at."""
+    rest_in_skeleton()
     kind = saveable._obj_type()
     skipset = _skipset(kind)
     if kind in ("Sequential", "Functional"):

@@ -14,6 +14,8 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework import ops, tensor_shape
 from tensorflow.python.ops import gen_resource_variable_ops, resource_variable_ops
 
+from asyncload.materialize._turn import rest_in_turn
+
 __all__ = [
     "Array",
     "aliasing",
@@ -23,6 +25,7 @@ __all__ = [
     "in_load",
     "in_skeleton",
     "initialising",
+    "rest_in_skeleton",
     "still_deferred",
     "without_initialiser",
 ]
@@ -47,6 +50,12 @@ def as_tensor(array: Array) -> Any:
 def in_skeleton() -> bool:
     """Whether a Skeleton is active on this thread."""
     return getattr(here, "unbound", None) is not None
+
+
+def rest_in_skeleton() -> None:
+    """Rest, when it is due, in what Keras calls often while it makes and binds a Skeleton."""
+    if in_skeleton():
+        rest_in_turn()
 
 
 def in_load() -> bool:

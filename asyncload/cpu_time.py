@@ -1,0 +1,58 @@
+"""CPUs, and how much of their time the program takes, apart from the threads that load for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+__all__ = ["count_as_ours", "program_seconds", "usable_cpus"]
+
+
+class _OurThreads:
+    """CPU time of threads that said they are ours; it never shrinks when they end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: dict[int, float] = {}  # clock of a thread -> when it was last read
+        self._ended = 0.0
+
+    def add(self) -> None:
+        clock = time.pthread_getcpuclockid(threading.get_ident())
+        with self._lock:
+            self._seconds[clock] = 0.0
+
+    def seconds(self) -> float:
+        with self._lock:
+            for clock in tuple(self._seconds):
+                try:
+                    self._seconds[clock] = time.clock_gettime(clock)
+                except OSError:  # its thread has ended
+                    self._ended += self._seconds.pop(clock)
+            return self._ended + sum(self._seconds.values())
+
+
+_ours = _OurThreads()
+_CAN_TELL = hasattr(time, "pthread_getcpuclockid")  # macOS cannot
+
+
+def count_as_ours() -> None:
+    """Count the calling thread, from now on, as one that loads; a thread's initializer."""
+    if _CAN_TELL:
+        _ours.add()
+
+
+def program_seconds() -> float | None:
+    """Return the CPU time of all of this process's threads but ours, since it began.
+
+    Returns:
+        Seconds; the difference of two calls says how busy the program was between. ``None`` where
+        the system does not tell threads apart.
+    """
+    return time.process_time() - _ours.seconds() if _CAN_TELL else None
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: of its affinity and its control groups."""
+    from loky import cpu_count  # late: the command's help needs no workers
+
+    return int(cpu_count())

@@ -1,0 +1,108 @@
+"""What loads in the background take of the CPUs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncload.cpu_time import count_as_ours, program_seconds, usable_cpus
+from asyncload.loader._duty import LEAST, Busyness, Duty, share_beside
+
+SHARES = st.floats(0, 1)
+
+
+@given(SHARES, SHARES)
+def test_the_busier_the_program_the_smaller_the_share(one: float, other: float) -> None:
+    less, more = sorted((one, other))
+    assert LEAST <= share_beside(more) <= share_beside(less) <= 1
+
+
+def test_an_idle_program_leaves_all() -> None:
+    assert share_beside(0) == share_beside(0.1) == 1
+    assert share_beside(0.7) == share_beside(1) == LEAST
+
+
+def work(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_threads_share_what_there_is(share: float) -> None:
+    duty, spell, spells = Duty(), 0.002, 20
+
+    def turns() -> None:
+        for _ in range(spells):
+            work(spell)
+            time.sleep(duty.rest(spell, share))
+
+    begin = time.perf_counter()
+    threads = [threading.Thread(target=turns) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.perf_counter() - begin
+    assert 3 * spells * spell / took <= share * 1.3
+
+
+def test_all_of_a_cpu_needs_no_rest() -> None:
+    assert Duty().rest(10, 1) == 0
+
+
+def test_little_work_adds_up_before_it_is_rested_for() -> None:
+    duty = Duty()
+    rests = [duty.rest(0.00001, 0.1) for _ in range(20)]
+    assert rests[0] == 0
+    assert max(rests) > 0
+
+
+@given(st.floats(0, 1e6), st.floats(LEAST, 0.999))
+def test_no_rest_is_long(worked: float, share: float) -> None:
+    duty = Duty()
+    assert 0 <= duty.rest(worked, share) <= 0.05
+    assert 0 <= duty.rest(worked, share) <= 0.051
+
+
+def test_the_program_is_as_busy_as_its_threads() -> None:
+    busyness = Busyness(2)
+    busyness.begin()
+    begin = time.process_time(), time.perf_counter()
+    work(0.2)
+    found = busyness.sample()
+    spent = (time.process_time() - begin[0]) / (time.perf_counter() - begin[1])
+    assert found == pytest.approx(spent / 2, rel=0.2)
+
+
+def test_only_what_is_recent_counts() -> None:
+    busyness = Busyness(1)
+    busyness.begin()
+    work(0.2)
+    busyness.sample()
+    for _ in range(6):
+        time.sleep(0.01)
+        found = busyness.sample()
+    assert found < 0.3
+
+
+def test_threads_of_ours_are_not_the_program() -> None:
+    with ThreadPoolExecutor(1, initializer=count_as_ours) as threads:
+        threads.submit(int).result()
+        begin, all_of_it = program_seconds(), time.process_time()
+        threads.submit(work, 0.2).result()
+        assert begin is not None
+        assert time.process_time() - all_of_it >= 0.2
+        assert (program_seconds() or 0) - begin < 0.1
+    before = program_seconds()
+    assert before is not None
+    assert (program_seconds() or 0) >= before  # that they ended takes nothing back
+
+
+def test_there_is_a_cpu() -> None:
+    assert usable_cpus() >= 1
