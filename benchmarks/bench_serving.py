@@ -36,7 +36,7 @@ QUICK = {"EfficientNetB0": 224}
 FOREGROUND = "MobileNetV3Small"
 
 SHARE = 0.7  # of the machine's capacity that requests take
-CLOSED = 1.0  # seconds in which the capacity is measured
+CLOSED = 3.0  # seconds in which the capacity is measured
 WINDOW, QUICK_WINDOW = 12.0, 4.0  # seconds of requests beside each way of loading
 AT_ONCE = 2  # requests that are computed at once
 SWAPS, QUICK_SWAPS = 1000, 100
