@@ -23,7 +23,7 @@ from asyncload.errors import (
 from asyncload.events import Observer
 from asyncload.loader._default import default_loader
 from asyncload.loader._loader import Loader
-from asyncload.loader._options import LoadKeywords
+from asyncload.loader._options import LoadKeywords, Priority
 from asyncload.sources import normalise
 from asyncload.workers import to_its_end
 
@@ -276,7 +276,7 @@ class ModelSlot(Closing):
 
     # --- swaps -----------------------------------------------------------------------------
 
-    async def swap(self, to: URI | int) -> Swapped:
+    async def swap(self, to: URI | int, *, priority: Priority = "background") -> Swapped:
         """Bring another model, and serve it.
 
         It is loaded, checked, warmed up (``warmup=``), approved of (``check=``), and then given
@@ -289,6 +289,9 @@ class ModelSlot(Closing):
 
         Args:
             to: a URI, or the number of a version.
+            priority: ``"background"``: what answers meanwhile goes first, so that it may take long
+                (see ``Loader(max_stall_ms=)``); ``"demand"``: the new model is needed now. A slot
+                that has no model to answer with is in a hurry anyway.
 
         Returns:
             What was swapped, and whose place that took.
@@ -305,14 +308,15 @@ class ModelSlot(Closing):
         if not isinstance(to, int):
             uri = os.fspath(to)
             version = None if self._base is None else self._base.version_of(uri)
-            return await swaps.run(Target(uri, version))
-        return await swaps.run(await self._version(to))
+            return await swaps.run(Target(uri, version), priority=priority)
+        return await swaps.run(await self._version(to), priority=priority)
 
     async def rollback(self) -> Swapped:
         """Swap back to what served before; again, to what served before that, and so on.
 
-        It is immediate where the version policy has kept that model loaded. A `watch` does not
-        undo it: that switches to versions alone that are newer than all that have served.
+        It is immediate where the version policy has kept that model loaded, and on demand where it
+        has not: what serves is not wanted. A `watch` does not undo it: that switches to versions
+        alone that are newer than all that have served.
 
         Raises:
             ServingError: nothing served before.

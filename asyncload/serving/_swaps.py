@@ -13,7 +13,7 @@ import anyio
 
 from asyncload.errors import LeaseTimeout, ServingClosed, ServingError, SwapSuperseded
 from asyncload.events import SwapFailed, Switched
-from asyncload.loader._options import Priority
+from asyncload.loader._options import Priority, check_priority
 
 from ._bring import Bringer
 from ._front import Front
@@ -44,12 +44,21 @@ class _Attempt:
     Args:
         entry: what it is to bring.
         back: whether it goes back to what served before.
+        priority: of its load, while another model serves.
         more: whether another one follows if it fails, so that leases of an empty slot wait on.
     """
 
-    def __init__(self, entry: Entry, *, back: bool = False, more: bool = False) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        *,
+        back: bool = False,
+        priority: Priority = "background",
+        more: bool = False,
+    ) -> None:
         self.entry = entry
         self.back = back
+        self.priority: Priority = priority
         self.more = more
         self.scope = anyio.CancelScope()
         self.superseded: str | None = None  # what an earlier one was to bring
@@ -129,10 +138,19 @@ class Swaps:
         latest = self._latest
         return None if latest is None or latest.outcome.done() else latest.entry.target.shown
 
-    async def run(self, target: Target, *, back: bool = False, more: bool = False) -> Swapped:
+    async def run(
+        self,
+        target: Target,
+        *,
+        back: bool = False,
+        priority: Priority = "background",
+        more: bool = False,
+    ) -> Swapped:
         """Swap; see `ModelSlot.swap`, and `_Attempt` for the arguments."""
+        check_priority(priority)
         self._refuse_own_leases()
-        attempt = _Attempt(self._ledger.begin(target), back=back, more=more)
+        entry = self._ledger.begin(target)
+        attempt = _Attempt(entry, back=back, priority=priority, more=more)
         earlier, self._latest = self._latest, attempt
         if earlier is not None:
             attempt.superseded = earlier.give_way(target)
@@ -153,7 +171,7 @@ class Swaps:
             raise ServingError("no model served in this slot before the present one")
         target = self._past.pop()
         try:
-            return await self.run(target, back=True)
+            return await self.run(target, back=True, priority="demand")
         except BaseException as error:
             if not (isinstance(error, LeaseTimeout) and error.switched):
                 self._past.append(target)
@@ -169,7 +187,7 @@ class Swaps:
                 return
             entry = self._ledger.begin(target)
             try:
-                generation = await self._bringer.bring(entry, self._priority())
+                generation = await self._bringer.bring(entry, self._urgent_if_empty("background"))
             except BaseException as error:
                 await self._drop(entry, error)
                 raise
@@ -212,11 +230,12 @@ class Swaps:
             return self._serve(attempt, kept)
         if self._policy == "resource":
             await self._make_room(attempt)
-        return self._serve(attempt, await self._bringer.bring(entry, self._priority()))
+        priority = self._urgent_if_empty(attempt.priority)
+        return self._serve(attempt, await self._bringer.bring(entry, priority))
 
-    def _priority(self) -> Priority:
-        """Return how urgent a load is: not very, while there is a model to answer with."""
-        return "demand" if self._front.current is None else "background"
+    def _urgent_if_empty(self, priority: Priority) -> Priority:
+        """Return how urgent a load is: very, while there is no model to answer with."""
+        return "demand" if self._front.current is None else priority
 
     async def _make_room(self, attempt: _Attempt) -> None:
         """Have new leases wait, wait for those that are held, and drop the model."""

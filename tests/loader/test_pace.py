@@ -30,8 +30,9 @@ from asyncload.loader._pace import next_pace
 SIZE = 64 << 20
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("pace")
     arrays = {f"{index}": np.full(SIZE // 8, index, "uint8") for index in range(8)}
     for name in ("now", "later"):
         safetensors.numpy.save_file(arrays, tmp_path / f"{name}.safetensors")

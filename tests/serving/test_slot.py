@@ -125,6 +125,28 @@ async def test_rollback(loader: asyncload.Loader, saved: Path) -> None:
             await slot.rollback()
 
 
+async def test_what_is_needed_now_is_loaded_on_demand(
+    loader: asyncload.Loader, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priorities = []
+    prefetch = loader.prefetch
+
+    def noting(uri: Any, **options: Any) -> Any:
+        priorities.append(options["priority"])
+        return prefetch(uri, **options)
+
+    monkeypatch.setattr(loader, "prefetch", noting)
+    async with ModelSlot(model_of(saved, 1), loader=loader) as slot:
+        await slot.swap(model_of(saved, 2))
+        await slot.swap(model_of(saved, 3), priority="demand")
+        await slot.rollback()
+        assert await served(slot) == 2
+        with pytest.raises(ValueError, match="priority"):
+            await slot.swap(model_of(saved, 3), priority="soon")  # type: ignore[arg-type]
+        assert await served(slot) == 2
+    assert priorities == ["demand", "background", "demand", "demand"]
+
+
 async def test_a_rollback_that_fails_can_be_tried_again(
     loader: asyncload.Loader, saved: Path, tmp_path: Path
 ) -> None:
