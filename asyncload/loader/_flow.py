@@ -13,7 +13,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import numpy.typing as npt
@@ -224,7 +224,9 @@ class Flow:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
-        with responsive(), self._recall, self._resources.pace.kept(self._load):
+        urgent = self._urgency() is Urgency.DEMAND
+        attentive = responsive() if urgent else nullcontext()
+        with self._resources.pace.kept(self._load), attentive, self._recall:
             async with self._source, self._held:
                 yield
                 if self._load is not None:

@@ -16,7 +16,9 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from asyncload.resting import is_resting
 
 __all__ = ["quiet", "responsive"]
 
@@ -98,14 +100,16 @@ _collector = _Collector()
 def responsive() -> AbstractContextManager[None]:
     """Switch threads more often until the block ends, so that the loop's thread gets its turn.
 
+    Work that rests does not: its spells are short, and each switch costs the program's own threads.
+
     Blocks may nest and overlap, in any threads; the interval found by the first to enter is
     back when the last has left. So it is with `quiet`.
     """
-    return _switch_interval.held()
+    return nullcontext() if is_resting() else _switch_interval.held()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Be `responsive`, and hold garbage collection, until the block ends."""
-    with _switch_interval.held(), _collector.held():
+    with responsive(), _collector.held():
         yield

@@ -9,7 +9,6 @@ import anyio
 
 from asyncload.loader._options import LoadKeywords
 from asyncload.loader._pace import Pace
-from asyncload.materialize.quiet import responsive
 from asyncload.workers import in_own_thread
 
 __all__ = ["Spare", "emptied", "refuse_reuse"]
@@ -74,8 +73,7 @@ async def emptied(model: Any, pace: Pace) -> bool:
     def empty_it() -> bool:
         from asyncload.materialize.reuse import empty
 
-        with responsive():
-            return empty(model)
+        return empty(model)
 
     with pace.errand():
         return await in_own_thread(empty_it)

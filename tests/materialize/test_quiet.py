@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from asyncload.materialize.quiet import quiet
+from asyncload.resting import resting
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,21 @@ def test_holds_the_collector_and_restores_it() -> None:
         assert sys.getswitchinterval() < before
     assert gc.isenabled()
     assert sys.getswitchinterval() == pytest.approx(before)
+
+
+def test_what_rests_leaves_the_interval() -> None:
+    class Rest:
+        def is_wanted(self) -> bool:
+            return True
+
+        def after(self, worked: float) -> float:
+            return worked
+
+    before = sys.getswitchinterval()
+    with resting(Rest()), quiet():
+        assert not gc.isenabled()
+        assert sys.getswitchinterval() == before
+    assert gc.isenabled()
 
 
 def test_overlapping_blocks_restore_with_the_last() -> None:
