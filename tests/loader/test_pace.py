@@ -54,16 +54,15 @@ def test_the_pace_stays_in_bounds(pace: float, stall: float, most: float) -> Non
     assert after <= pace if stall > most else after >= pace
 
 
-async def test_a_late_loop_slows_the_background_down(folder: Path, hasty: asyncload.Loader) -> None:
-    for _ in range(20):
-        load = hasty.prefetch(folder / "later.safetensors")
-        await load
-        if load.progress.pace < 1:
-            break
-    events = [event async for event in load.events()]
-    paced = [event for event in events if isinstance(event, Paced)]
+async def test_a_late_loop_slows_the_background_down(folder: Path) -> None:
+    async with asyncload.Loader(processes=1, max_stall_ms=1) as loader:
+        load = loader.prefetch(folder / "later.safetensors")
+        while not load.done():
+            time.sleep(0.02)
+            await asyncio.sleep(0.001)
+    paced = [event async for event in load.events() if isinstance(event, Paced)]
     assert load.progress.pace == paced[-1].pace < 1
-    assert paced[-1].stall > 0
+    assert max(event.stall for event in paced) > 0.01
 
 
 async def test_what_is_needed_now_is_not_slowed_down(folder: Path, hasty: asyncload.Loader) -> None:
