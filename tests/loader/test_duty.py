@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncload.cpu_time import count_as_ours, program_seconds, usable_cpus
+from asyncload.cpu_time import count_as_ours, limited, program_seconds, usable_cpus
 from asyncload.loader._duty import LEAST, Busyness, Duty, share_beside
 
 SHARES = st.floats(0, 1)
@@ -105,4 +106,27 @@ def test_threads_of_ours_are_not_the_program() -> None:
 
 
 def test_there_is_a_cpu() -> None:
-    assert usable_cpus() >= 1
+    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("quota", "left"),
+    [
+        ("max 100000\n", 8),
+        ("200000 100000\n", 2),
+        ("150000 100000", 2),
+        ("1000 100000", 1),
+        ("0 100000", 1),
+        ("1600000 100000", 8),
+        ("100000 0", 8),
+        ("", 8),
+        ("-1 100000", 8),
+    ],
+)
+def test_a_quota(quota: str, left: int) -> None:
+    assert limited(8, quota) == left
+
+
+@given(st.text(), st.integers(1, 1000))
+def test_no_quota_takes_the_last_cpu(quota: str, cpus: int) -> None:
+    assert 1 <= limited(cpus, quota) <= cpus
