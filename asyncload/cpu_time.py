@@ -15,7 +15,7 @@ class _OurThreads:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seconds: dict[int, float] = {}  # clock of a thread -> when it was last read
+        self._seconds: dict[int, float] = {}  # clock of a thread -> what it last said
         self._ended = 0.0
 
     def add(self) -> None:
