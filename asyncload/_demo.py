@@ -1,7 +1,8 @@
 """``asyncload demo``: serve model A while model B loads, and measure what the server noticed.
 
-The same is done twice, with asyncload and with ``keras.models.load_model`` in a thread, in turns,
-in one process. Nothing is printed that was not measured in that run.
+The same is done in three ways, in turns, in one process: with asyncload, on demand and in the
+background, and with ``keras.models.load_model`` in a thread. Nothing is printed that was not
+measured in that run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from rich.table import Table
 # Not `import asyncload` alone, which imports what it needs at the first use: on the loop.
 from asyncload import prefetch
 from asyncload._probe import LoopProbe, Stall
+from asyncload.loader._options import Priority
 from asyncload.report import ProgressReporter
 
 __all__ = ["run"]
@@ -41,6 +44,16 @@ _ANY_SIZE = 224  # pixels, where a model takes pictures of any size
 _ROUNDS = 3
 _PAUSE = 0.01  # seconds between one answer and the next request
 _IDLE = 2.0  # seconds for which the server is measured with nothing loading
+
+# Way -> the priority that asyncload loads with.
+_PRIORITIES: dict[str, Priority] = {"asyncload": "demand", "asyncload_background": "background"}
+# Way -> heading of its column.
+_WAYS = {
+    "asyncload": "asyncload",
+    "asyncload_background": "in the background",
+    "keras": "keras in a thread",
+    "idle": "nothing loads",
+}
 
 
 @dataclass(slots=True)
@@ -122,16 +135,13 @@ async def _serve(served: Any, path: Path, console: Console) -> dict[str, Any]:
     server = Server(await asyncio.to_thread(_warm, served))
     client = asyncio.create_task(_ask(server, inputs), name="demo-client")
     try:
-        idle = Measured()
-        await _measure(server, idle, lambda: asyncio.sleep(_IDLE))
-        ours, stock = Measured(), Measured()
-        mine = theirs = None
-        for _ in range(_ROUNDS):
-            mine = theirs = None  # one pair of models in memory is enough
-            mine = await _measure(server, ours, lambda: _prefetch(path, console))
-            theirs = await _measure(server, stock, lambda: _load_stock(path, console))
+        measured = {way: Measured() for way in _WAYS}
+        await _measure(server, measured["idle"], lambda: asyncio.sleep(_IDLE))
+        models = await _rounds(server, measured, path, console)
         with console.status("warming up what was loaded, beside the server ..."):
-            equal = await asyncio.to_thread(_same_weights, mine, theirs)
+            theirs = models.pop("keras")
+            equal = await asyncio.to_thread(_same_weights, theirs, *models.values())
+            mine = models["asyncload"]
             predict = await asyncio.to_thread(_warm, mine)
             reference = await asyncio.to_thread(_warm, theirs)
         await _stop(client)
@@ -145,12 +155,26 @@ async def _serve(served: Any, path: Path, console: Console) -> dict[str, Any]:
         client.cancel()
         server.close()
     return {
-        "asyncload": ours.summary(),
-        "keras": stock.summary(),
-        "idle": idle.summary(),
+        **{way: each.summary() for way, each in measured.items()},
         "outputs_equal": answer.tobytes() == expected.tobytes(),
         "weights_equal": equal,
     }
+
+
+async def _rounds(
+    server: Server, measured: dict[str, Measured], path: Path, console: Console
+) -> dict[str, Any]:
+    """Load in all ways, in turns; return the last model of each."""
+    ways: dict[str, Callable[[], Awaitable[Any]]] = {
+        way: partial(_load, path, priority, console) for way, priority in _PRIORITIES.items()
+    }
+    ways["keras"] = partial(_load_stock, path, console)
+    models: dict[str, Any] = {}
+    for _ in range(_ROUNDS):
+        for way, load in ways.items():
+            models.pop(way, None)  # one of each in memory is enough
+            models[way] = await _measure(server, measured[way], load)
+    return models
 
 
 async def _stop(client: asyncio.Task[None]) -> None:
@@ -178,8 +202,8 @@ async def _measure(server: Server, measured: Measured, work: Callable[[], Awaita
     return result
 
 
-async def _prefetch(path: Path, console: Console) -> Any:
-    task = prefetch(path)
+async def _load(path: Path, priority: Priority, console: Console) -> Any:
+    task = prefetch(path, priority=priority)
     with ProgressReporter(console=console) as bar:
         async for event in task.events():
             bar(event)
@@ -239,37 +263,41 @@ def _warm(model: Any) -> Predict:
     return predict
 
 
-def _same_weights(one: Any, other: Any) -> bool:
-    pairs = zip(one.get_weights(), other.get_weights(), strict=True)
-    return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+def _same_weights(one: Any, *others: Any) -> bool:
+    weights = one.get_weights()
+    return all(
+        a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        for other in others
+        for a, b in zip(weights, other.get_weights(), strict=True)
+    )
 
 
 # --- the table ---------------------------------------------------------------------------
 
 
 def _table(report: dict[str, Any]) -> Table:
-    ours, stock, idle = report["asyncload"], report["keras"], report["idle"]
     table = Table(title=f"{report['model']}, {decimal(report['nbytes'])}", title_justify="left")
-    for heading in ("", "asyncload", "keras in a thread", "nothing loads"):
-        table.add_column(heading, justify="right" if heading else "left")
-    first, best = (
-        [f"{pick(way['load_seconds']):.2f} s" for way in (ours, stock)]
-        for pick in (lambda seconds: seconds[0], min)
-    )
-    table.add_row("load, the first", *first, "")
-    table.add_row(f"load, best of {_ROUNDS}", *best, "")
-    for label, key in (("p50", "p50"), ("p99", "p99"), ("max", "max")):
-        cells = [f"{way['loop_stall_ms'][key]:.2f} ms" for way in (ours, stock, idle)]
-        table.add_row(f"event loop's stall, {label}", *cells)
-    counts = [_answered(way) for way in (ours, stock, idle)]
-    table.add_row("requests answered meanwhile", *counts)
-    slowest = [f"{way['request_ms']['max']:.0f} ms" for way in (ours, stock, idle)]
-    table.add_row("slowest answer", *slowest)
+    table.add_column("")
+    for heading in _WAYS.values():
+        table.add_column(heading, justify="right")
+    loading = [report[way] for way in _WAYS if way != "idle"]
+    for label, pick in (("the first", _first), (f"best of {_ROUNDS}", min)):
+        table.add_row(f"load, {label}", *(f"{pick(way['load_seconds']):.2f} s" for way in loading))
+    ways = [report[way] for way in _WAYS]
+    for part in ("p50", "p99", "max"):
+        cells = [f"{way['loop_stall_ms'][part]:.2f} ms" for way in ways]
+        table.add_row(f"event loop's stall, {part}", *cells)
+    table.add_row("requests answered meanwhile", *(_answered(way) for way in ways))
+    table.add_row("slowest answer", *(f"{way['request_ms']['max']:.0f} ms" for way in ways))
     table.add_section()
     for label, key in (("outputs", "outputs_equal"), ("weights", "weights_equal")):
         verdict = "[green]equal[/]" if report[key] else "[bold red]DIFFERENT[/]"
-        table.add_row(f"{label}, bit for bit", verdict, "", "")
+        table.add_row(f"{label}, bit for bit", verdict)
     return table
+
+
+def _first(seconds: list[float]) -> float:
+    return seconds[0]
 
 
 def _answered(way: dict[str, Any]) -> str:

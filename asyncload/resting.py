@@ -106,10 +106,13 @@ def rest() -> bool:
     return pause > 0
 
 
-def rest_when_due() -> None:
-    """`rest` after each spell of work; called often, between what is short."""
-    if _spell.is_over and _rest.get() is not None:
-        rest()
+def rest_when_due() -> bool:
+    """`rest` after each spell of work; called often, between what is short.
+
+    Returns:
+        Whether it did.
+    """
+    return _spell.is_over and _rest.get() is not None and rest()
 
 
 def in_spells(items: Iterable[Item], rest: Callable[[], object] = rest) -> Iterator[Item]:

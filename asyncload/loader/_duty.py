@@ -15,6 +15,7 @@ _IDLE = 0.15  # of all CPUs: that busy is as good as idle, as the loop's part in
 _STEEPNESS = 4  # measured with benchmarks/bench_serving.py; see `share_beside`
 _SHORTEST = 0.0005  # seconds of one rest: less than that is put off
 _LONGEST = 0.05  # seconds of one rest: cancelled loads wait for it
+_OWED = 0.5  # seconds of rest, at most, that one stretch of work can put off
 
 _SAMPLES = 5  # that are averaged: a single one sees a request, or none
 
@@ -46,10 +47,23 @@ class Busyness:
         self._cpus = cpus
         self._samples: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there were calls enough for an average."""
+        return len(self._samples) == self._samples.maxlen
+
     def begin(self) -> None:
         """Forget what was before."""
         self._samples.clear()
         self.sample()
+
+    def share(self) -> float:
+        """Return what loads may take now: see `share_beside`.
+
+        A program that does something is taken for a busy one until there is an average.
+        """
+        busy = self.sample()
+        return LEAST if busy > _IDLE and not self.is_known else share_beside(busy)
 
     def sample(self) -> float:
         """Return how busy it was in the last few intervals between calls, from 0 to 1."""
@@ -81,6 +95,6 @@ class Duty:
         now = time.perf_counter()
         with self._lock:
             free = max(self._free, now - worked) + worked / share
-            self._free = min(free, now + _LONGEST)
-            rest = max(0.0, self._free - now)
-        return rest if rest >= _SHORTEST else 0.0
+            self._free = min(free, now + _OWED)
+            owed = self._free - now
+        return min(owed, _LONGEST) if owed >= _SHORTEST else 0.0

@@ -16,7 +16,7 @@ from asyncload.events import Paced
 from asyncload.interfaces import Urgency
 from asyncload.resting import resting
 
-from ._duty import LEAST, Busyness, Duty, share_beside
+from ._duty import LEAST, Busyness, Duty
 from ._load import Load
 
 __all__ = ["MAX_STALL_MS", "Pace", "next_pace"]
@@ -170,7 +170,7 @@ class Pace:
         late: deque[float] = deque(maxlen=_WINDOW)
         try:
             while True:
-                for _ in range(_LOOKS if self._known.is_set() else 1):
+                for _ in range(_LOOKS if self._busyness.is_known else 1):
                     begin = time.perf_counter()
                     await asyncio.sleep(_INTERVAL)
                     late.append(time.perf_counter() - begin - _INTERVAL)
@@ -183,7 +183,7 @@ class Pace:
         if stall > most or len(late) == late.maxlen:
             self._allowed = next_pace(self._allowed, stall, most)
             late.clear()
-        pace = min(self._allowed, share_beside(self._busyness.sample()))
+        pace = min(self._allowed, self._busyness.share())
         self._known.set()
         self._looked = time.perf_counter()
         if pace != self.value:

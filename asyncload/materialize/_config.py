@@ -8,6 +8,8 @@ from typing import Any
 
 from asyncload.errors import Corrupt
 
+from ._turn import rest_in_turn
+
 __all__ = ["parse_config", "parse_object"]
 
 
@@ -40,7 +42,7 @@ def parse_object(text: bytes, name: str, uri: str) -> Mapping[str, Any]:
     """
     try:
         # Without a hook, the parser holds the GIL from end to end, 10 ms for a large model; Python
-        # code that it calls is where the interpreter lets other threads in.
+        # code that it calls is where the interpreter lets other threads in, and where to rest.
         config = json.loads(text, object_hook=_as_it_is)
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"{name} is no valid JSON: {error}", uri=uri) from error
@@ -50,4 +52,5 @@ def parse_object(text: bytes, name: str, uri: str) -> Mapping[str, Any]:
 
 
 def _as_it_is(parsed: dict[str, Any]) -> dict[str, Any]:
+    rest_in_turn()
     return parsed

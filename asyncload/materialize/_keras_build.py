@@ -130,11 +130,10 @@ class KerasBuild(ABC):
 
     def _knows(self, name: str) -> bool:
         # Noted, as it also decides what a model is made of.
-        found = self._custom_objects.get(name)
-        if found is None:
-            found = _private.registered(name)
-        self._named[name] = found
-        return found is not None
+        if name not in self._named:
+            own = self._custom_objects.get(name)
+            self._named[name] = _private.registered(name) if own is None else own
+        return self._named[name] is not None
 
     def load_stock(self, path: str) -> Any:
         """Load the model as Keras does: for what cannot be built the fast way.

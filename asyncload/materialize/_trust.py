@@ -9,10 +9,12 @@ switches safe mode off), CVE-2025-12058 (vocabularies that are paths), CVE-2026-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from asyncload.errors import Corrupt, FormatError, Unsafe
+
+from ._turn import with_rests
 
 __all__ = ["check_config", "names_in"]
 
@@ -85,7 +87,7 @@ def check_config(
         Corrupt: it is nested deeper than any model.
     """
     unknown: dict[str, None] = {}
-    for node in _objects(config, uri, () if is_part is None else _DECODED):
+    for node in with_rests(_objects(config, uri, () if is_part is None else _DECODED)):
         problem = _judge(node, is_registered, is_part)
         if problem is None:
             continue
@@ -110,7 +112,7 @@ def names_in(config: Any, *, uri: str) -> Iterator[str]:
     Raises:
         Corrupt: it is nested deeper than any model.
     """
-    for node in _objects(config, uri, ()):
+    for node in with_rests(_objects(config, uri, ())):
         yield from _possible_names(node)
 
 
@@ -130,9 +132,10 @@ def _objects(config: Any, uri: str, without_config: tuple[str, ...]) -> Iterator
         if isinstance(node, dict):
             if "class_name" in node and ("config" in node or node["class_name"] in without_config):
                 yield node
-            stack.extend((value, depth + 1) for value in node.values())
-        elif isinstance(node, list):
-            stack.extend((value, depth + 1) for value in node)
+            inner: Iterable[Any] = node.values()
+        else:
+            inner = node if isinstance(node, list) else ()
+        stack.extend((each, depth + 1) for each in inner if isinstance(each, (dict, list)))
 
 
 def _judge(

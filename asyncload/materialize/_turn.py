@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from asyncload.resting import in_spells, is_resting, rest, rest_when_due
 
-from .quiet import quiet
+from .quiet import collect_young, quiet
 
 __all__ = ["Scopes", "in_slices", "rest_in_turn", "summary", "turn", "with_rests"]
 
@@ -81,8 +81,8 @@ def with_rests(items: Iterable[Item]) -> Iterator[Item]:
 
 def rest_in_turn() -> None:
     """Rest, when it is due, in the middle of something long that is not urgent."""
-    if not _queue.urgent:
-        rest_when_due()
+    if not _queue.urgent and rest_when_due():
+        collect_young()
 
 
 def summary(error: Exception) -> str:

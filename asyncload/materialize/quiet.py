@@ -20,10 +20,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from asyncload.resting import is_resting
 
-__all__ = ["quiet", "responsive"]
+__all__ = ["collect_young", "quiet", "responsive"]
 
 # Measured with benchmarks/bench_loop.py: shorter gains nothing, longer shows in the p99.
 SWITCH_INTERVAL = 0.00005  # seconds
+
+_MANY = 10_000  # objects that are collected at once: a millisecond
 
 
 class _Held(ABC):
@@ -74,6 +76,10 @@ class _SwitchInterval(_Held):
 class _Collector(_Held):
     _found = True
 
+    def collect_young(self) -> None:
+        if self._holders and self._found and gc.get_count()[0] > _MANY:
+            gc.collect(1)
+
     def _change(self) -> None:
         self._found = gc.isenabled()
         gc.disable()
@@ -95,6 +101,15 @@ def _promote_young_objects() -> None:
 
 _switch_interval = _SwitchInterval()
 _collector = _Collector()
+
+
+def collect_young() -> None:
+    """Collect what garbage the program made since `quiet` began, or since this was last called.
+
+    For work that goes on for long, as it rests: it calls this again and again. Nothing old is
+    looked at, and nothing at all where the program has switched the collector off itself.
+    """
+    _collector.collect_young()
 
 
 def responsive() -> AbstractContextManager[None]:

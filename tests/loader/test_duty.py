@@ -71,6 +71,43 @@ def test_no_rest_is_long(worked: float, share: float) -> None:
     assert 0 <= duty.rest(worked, share) <= 0.051
 
 
+def test_a_long_stretch_is_rested_for_bit_by_bit() -> None:
+    duty, share, stretch = Duty(), 0.1, 0.02
+    begin = time.perf_counter()
+    time.sleep(duty.rest(stretch, share))
+    while (rest := duty.rest(0, share)) > 0:
+        time.sleep(rest)
+    assert stretch / share - stretch <= time.perf_counter() - begin <= stretch / share + 0.05
+
+
+def test_no_stretch_is_rested_for_without_end() -> None:
+    duty = Duty()
+    duty.rest(1e6, LEAST)
+    time.sleep(0.51)
+    assert duty.rest(0, LEAST) == 0
+
+
+def test_a_program_that_does_something_is_taken_for_a_busy_one_until_more_is_known() -> None:
+    busyness = Busyness(1)
+    busyness.begin()
+    shares = []
+    for _ in range(5):
+        work(0.004)
+        time.sleep(0.006)
+        shares.append(busyness.share())
+    assert shares[:3] == [LEAST] * 3
+    assert busyness.is_known
+    assert LEAST < shares[-1] < 1
+
+
+def test_a_program_that_does_nothing_is_known_to_at_once() -> None:
+    busyness = Busyness(1)
+    busyness.begin()
+    time.sleep(0.01)
+    assert busyness.share() == 1
+    assert not busyness.is_known
+
+
 def test_the_program_is_as_busy_as_its_threads() -> None:
     busyness = Busyness(2)
     busyness.begin()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from asyncload.materialize.quiet import quiet
+from asyncload.materialize.quiet import collect_young, quiet
 from asyncload.resting import resting
 
 
@@ -80,6 +81,46 @@ def test_young_objects_do_not_bring_a_collection_at_the_end() -> None:
     assert kept
     assert more
     assert collections == []
+
+
+class Node:
+    """One that refers to itself: nothing but the collector gets rid of it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_garbage_of_a_program_goes_while_the_collector_is_held() -> None:
+    with quiet():
+        before = weakref.ref(Node())
+        old = [Node() for _ in range(20_000)]
+        collect_young()
+        assert before() is None
+        found = [weakref.ref(node) for node in old]
+        del old
+        young = [weakref.ref(Node()) for _ in range(20_000)]
+        collect_young()
+        assert not any(node() for node in young)
+        assert all(node() for node in found), "what is old was looked at, which takes long"
+
+
+def test_a_little_garbage_is_not_looked_for() -> None:
+    with quiet():
+        collect_young()
+        node = weakref.ref(Node())
+        collect_young()
+        assert node() is not None
+
+
+def test_a_program_that_collects_for_itself_is_left_alone() -> None:
+    gc.collect()
+    gc.disable()
+    with quiet():
+        node = weakref.ref(Node())
+        kept = [Node() for _ in range(20_000)]
+        collect_young()
+        assert kept
+        assert node() is not None
 
 
 def test_objects_that_the_program_froze_stay_frozen() -> None:

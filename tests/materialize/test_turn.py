@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -58,6 +59,29 @@ def test_it_rests_unless_somebody_urgent_waits(way: Ways) -> None:
         assert has_begun.wait(10)
         threads.submit(urgently).result()
         assert 2 * PAUSE <= slow.result() < SPELLS * PAUSE / 2
+
+
+class Knot:
+    """One that refers to itself: nothing but the collector gets rid of it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_garbage_goes_while_a_long_turn_rests() -> None:
+    """A turn that builds a model beside a busy program may take half a minute."""
+
+    def slowly() -> bool:
+        with turn():
+            knots = [Knot() for _ in range(20_000)]
+            last = weakref.ref(knots.pop())
+            knots.clear()
+            for _ in with_rests(range(2)):
+                work()
+            return last() is None
+
+    with ThreadPoolExecutor(1) as threads, resting(Long()):
+        assert threads.submit(carried(slowly)).result()
 
 
 def test_who_rests_waits_for_who_rests() -> None:

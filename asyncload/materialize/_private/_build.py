@@ -16,6 +16,7 @@ from keras.src.ops import operation
 from keras.src.saving import saving_lib, serialization_lib
 from keras.src.saving.object_registration import get_registered_object
 from keras.src.tree import tree_api
+from keras.src.utils import naming
 
 from . import _variables
 from ._attributes import untracked_when_plain
@@ -26,6 +27,7 @@ from ._lookups import (
     quick_is_nested,
     quick_is_tensor,
     quick_map_structure,
+    quick_snake_case,
 )
 from ._state import quick_walk
 
@@ -53,6 +55,7 @@ def _install() -> None:
         tree.is_nested = quick_is_nested(tree.is_nested)
         tree.flatten = quick_flatten(tree.flatten, tree.is_nested)
         tree.map_structure = quick_map_structure(tree.map_structure, tree.is_nested)
+        naming.to_snake_case = quick_snake_case(naming.to_snake_case)
         for module in (operation, layer):
             module.inspect = quick_inspect(module.inspect)
         saving_lib._walk_saveable = quick_walk(saving_lib._walk_saveable)
