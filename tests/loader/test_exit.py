@@ -74,6 +74,7 @@ async def outcome(end: str, path: Path, send: signal.Signals | None) -> tuple[in
         ("await asyncio.sleep(60)", signal.SIGKILL),
     ],
 )
+@pytest.mark.either_loop
 async def test_nothing_is_left(end: str, send: signal.Signals | None, tmp_path: Path) -> None:
     path = tmp_path / "part.npy"
     np.save(path, np.zeros(1000))

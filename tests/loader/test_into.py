@@ -83,6 +83,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.either_loop
 async def test_values_equal_those_of_load_weights(
     name: str, zoo: Callable[[str], Case], loader: asyncload.Loader
 ) -> None:

@@ -38,6 +38,7 @@ def assert_equal(one: Arrays, other: Arrays) -> None:
 
 
 @pytest.mark.parametrize("name", ZOO)
+@pytest.mark.either_loop
 async def test_it_is_restored_as_tensorflow_does(
     name: str, tmp_path: Path, loader: asyncload.Loader
 ) -> None:

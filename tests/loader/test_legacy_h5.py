@@ -91,6 +91,7 @@ async def same_as_stock(loader: Watched, path: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", GOOD)
+@pytest.mark.either_loop
 async def test_a_model_equals_stock(name: str, folder: Path, loader: Watched) -> None:
     await same_as_stock(loader, folder / f"{name}.h5", custom_objects=CUSTOM_OBJECTS)
 

@@ -28,6 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ZOO)
+@pytest.mark.either_loop
 async def test_a_model_equals_stock(
     name: str, models: dict[str, Path], loader: asyncload.Loader
 ) -> None:

@@ -180,6 +180,7 @@ async def test_other_kinds_of_loads(
 
 
 @pytest.mark.parametrize("name", [*ZOO, "with_own_state"])
+@pytest.mark.either_loop
 async def test_every_kind_of_signature(name: str, loader: asyncload.Loader, tmp_path: Path) -> None:
     """Reused or not, it answers as TensorFlow's own does, and as if it had not been called yet."""
     path = tmp_path / name

@@ -45,6 +45,7 @@ async def fallbacks(load: asyncload.Load[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ZOO)
+@pytest.mark.either_loop
 async def test_signatures_answer_as_stock(
     name: str, models: Made, loader: asyncload.Loader
 ) -> None:
@@ -63,6 +64,7 @@ async def test_signatures_answer_as_stock(
 
 
 @pytest.mark.parametrize("name", ["exported", "lookups", "structures", "stateful"])
+@pytest.mark.either_loop
 async def test_signatures_run_in_a_function_of_the_users(
     name: str, models: Made, loader: asyncload.Loader
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cache
@@ -281,6 +281,7 @@ def damage(maker: FileMaker, name: str) -> None:
 
 @pytest.mark.parametrize("executor", ["thread", "process"])
 @pytest.mark.parametrize("name", ["0/deflated", "0/chunked", "0/in bands", "0/at home"])
+@pytest.mark.either_loop
 async def test_damaged(tmp_path: Path, name: str, executor: str) -> None:
     maker = all_kinds(tmp_path / "a")
     damage(maker, name)
@@ -498,16 +499,21 @@ async def test_the_loop_is_not_held_up(tmp_path: Path) -> None:
     maker.write()
     async with opened(maker) as load:
         await load.pipeline().run()  # what happens once, as imports
-        loop, spent, over = asyncio.get_running_loop(), list[float](), False
+        # Of several, as a collection of all that other tests have made may fall into one.
+        assert min([await _longest_step(load.pipeline().run()) for _ in range(3)]) < 0.005
 
-        def tick() -> None:
-            # CPU time of this thread: waiting for a busy machine does not count.
-            spent.append(time.thread_time())
-            if not over:
-                loop.call_soon(tick)
 
-        tick()
-        await load.pipeline().run()
-        over = True
-        longest = max(b - a for a, b in pairwise(spent))
-        assert longest < 0.005
+async def _longest_step(work: Awaitable[object]) -> float:
+    """Return the longest step of the loop meanwhile, in seconds of its thread's CPU time."""
+    loop, spent, over = asyncio.get_running_loop(), list[float](), False
+
+    def tick() -> None:
+        # CPU time of this thread: waiting for a busy machine does not count.
+        spent.append(time.thread_time())
+        if not over:
+            loop.call_soon(tick)
+
+    tick()
+    await work
+    over = True
+    return max(b - a for a, b in pairwise(spent))

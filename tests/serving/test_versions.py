@@ -480,6 +480,7 @@ async def test_on_object_storage(rgw: Rgw, saved: Path, tmp_path: Path) -> None:
         "region": rgw.region,
         "access_key_id": rgw.access_key,
         "secret_access_key": rgw.secret_key,
+        "timeouts": {"connect": 1.0, "total": 5.0},  # how long it asks a store that is gone
     }
     async with asyncload.Loader(executor="thread", storage_options=options) as loader:
         slot = ModelSlot(f"s3://versions/{prefix}/", loader=loader, marker="done")
