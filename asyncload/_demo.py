@@ -50,9 +50,9 @@ _PRIORITIES: dict[str, Priority] = {"asyncload": "demand", "asyncload_background
 # Way -> heading of its column.
 _WAYS = {
     "asyncload": "asyncload",
-    "asyncload_background": "in the background",
-    "keras": "keras in a thread",
-    "idle": "nothing loads",
+    "asyncload_background": "in background",
+    "keras": "Keras, thread",
+    "idle": "no load",
 }
 
 
@@ -286,8 +286,8 @@ def _table(report: dict[str, Any]) -> Table:
     ways = [report[way] for way in _WAYS]
     for part in ("p50", "p99", "max"):
         cells = [f"{way['loop_stall_ms'][part]:.2f} ms" for way in ways]
-        table.add_row(f"event loop's stall, {part}", *cells)
-    table.add_row("requests answered meanwhile", *(_answered(way) for way in ways))
+        table.add_row(f"loop's stall, {part}", *cells)
+    table.add_row("requests answered", *(_answered(way) for way in ways))
     table.add_row("slowest answer", *(f"{way['request_ms']['max']:.0f} ms" for way in ways))
     table.add_section()
     for label, key in (("outputs", "outputs_equal"), ("weights", "weights_equal")):

@@ -510,6 +510,20 @@ def test_shared_objects_are_compared_and_their_addresses_are_not(
     assert reuse(model, (policies, arrays, assets))[0] is model
 
 
+def test_configs_that_say_the_same_in_many_ways(contents: Callable[[str], Content]) -> None:
+    config, arrays, assets = contents("functional")
+    model = fresh((config, arrays, assets))
+    texts = [config + b" " * number for number in range(12)]
+    for text in [*texts, *texts[:2], texts[-1], texts[-1]]:
+        assert reuse(model, (text, arrays, assets))[0] is model
+    other = config.replace(b'"relu"', b'"tanh"')
+    assert other != config
+    for text in (other, config, other):
+        again, reasons = reuse(model, (text, arrays, assets))
+        assert (again is model) is (text == config)
+        assert again is model or "different configs" in reasons[0]
+
+
 def _nodes(first: int, second: int, kind: str = "Dense") -> Any:
     node = {"module": "keras", "class_name": kind, "config": {"units": 1}}
     return [{**node, "shared_object_id": number} for number in (first, second)]
