@@ -76,7 +76,7 @@ class KerasBlueprint:
         self._state = state
         self._assets = _digests(assets)
         self._uri = uri
-        self._alike = deque([_digest(recipe.text)], maxlen=_REMEMBERED)
+        self._alike: deque[bytes] = deque(maxlen=_REMEMBERED)
         self.problem = state.problem
 
     def compare(self, build: Any, documents: Mapping[str, bytes]) -> KerasBlueprint | str:
@@ -95,6 +95,10 @@ class KerasBlueprint:
 
     def _same_but_for_values(self, text: bytes) -> bool:
         """Whether another config says the same, but for what is not followed or comes later."""
+        if text == self._recipe.text:
+            return True
+        if not self._alike:
+            self._alike.append(_digest(self._recipe.text))
         digest = _digest(text)
         if digest not in self._alike:
             if not self._compares_the_same(text):

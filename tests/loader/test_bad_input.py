@@ -94,7 +94,6 @@ async def test_a_folder(loader: asyncload.Loader, tmp_path: Path) -> None:
     "name", ["m.keras", "m.weights.h5", "m.safetensors", "m.npz", "m.npy", "m.bin"]
 )
 @pytest.mark.parametrize("content", [b"", b"not what it says it is" * 100])
-@pytest.mark.either_loop
 async def test_empty_and_wrong(
     name: str, content: bytes, loader: asyncload.Loader, tmp_path: Path
 ) -> None:

@@ -67,8 +67,8 @@ def test_little_work_adds_up_before_it_is_rested_for() -> None:
 @given(st.floats(0, 1e6), st.floats(LEAST, 0.999))
 def test_no_rest_is_long(worked: float, share: float) -> None:
     duty = Duty()
-    assert 0 <= duty.rest(worked, share) <= 0.0501
-    assert 0 <= duty.rest(worked, share) <= 0.051
+    assert 0 <= duty.rest(worked, share) <= 0.05
+    assert 0 <= duty.rest(worked, share) <= 0.05
 
 
 def test_a_long_stretch_is_rested_for_bit_by_bit() -> None:
@@ -143,7 +143,9 @@ def test_threads_of_ours_are_not_the_program() -> None:
 
 
 def test_there_is_a_cpu() -> None:
-    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+    has_affinity = hasattr(os, "sched_getaffinity")
+    most = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    assert 1 <= usable_cpus() <= most
 
 
 @pytest.mark.parametrize(

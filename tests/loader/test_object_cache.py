@@ -145,7 +145,6 @@ MAKERS = [plain, sharded, hdf5, archive, checkpoint, saved_model]
     ("make", "kind"),
     [*((make, "s3") for make in MAKERS), *((make, "http") for make in (sharded, saved_model))],
 )
-@pytest.mark.either_loop
 async def test_every_format(
     make: Any, kind: Kind, folder: Path, server: HttpFaults, cache: Path
 ) -> None:

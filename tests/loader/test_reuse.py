@@ -212,7 +212,6 @@ async def test_its_memory_is_given_back_and_taken_again(tmp_path: Path) -> None:
     ("name", "taken"),
     [("nested", True), ("int8", True), ("preprocessing", False), ("bfloat16", False)],
 )
-@pytest.mark.either_loop
 async def test_legacy_files(
     name: str, taken: bool, loader: asyncload.Loader, tmp_path: Path
 ) -> None:

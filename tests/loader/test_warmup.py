@@ -110,7 +110,6 @@ async def test_saved_requests_are_replayed(counting: Path, loader: asyncload.Loa
 
 
 @pytest.mark.parametrize("at", [3, 9, 20, -2])
-@pytest.mark.either_loop
 async def test_damaged_requests(at: int, counting: Path, loader: asyncload.Loader) -> None:
     path = write_requests(counting, [("", {"x": np.array([3.0], "float32")})])
     content = bytearray(path.read_bytes())

@@ -12,6 +12,7 @@ import pytest
 
 from asyncload.materialize._turn import in_slices, turn, with_rests
 from asyncload.resting import SPELL, carried, resting
+from tests.materialize.test_quiet import Node
 
 SPELLS, PAUSE = 50, 0.1
 
@@ -61,21 +62,14 @@ def test_it_rests_unless_somebody_urgent_waits(way: Ways) -> None:
         assert 2 * PAUSE <= slow.result() < SPELLS * PAUSE / 2
 
 
-class Knot:
-    """One that refers to itself: nothing but the collector gets rid of it."""
-
-    def __init__(self) -> None:
-        self.me = self
-
-
 def test_garbage_goes_while_a_long_turn_rests() -> None:
     """A turn that builds a model beside a busy program may take half a minute."""
 
     def slowly() -> bool:
         with turn():
-            knots = [Knot() for _ in range(20_000)]
-            last = weakref.ref(knots.pop())
-            knots.clear()
+            nodes = [Node() for _ in range(20_000)]
+            last = weakref.ref(nodes.pop())
+            nodes.clear()
             for _ in with_rests(range(2)):
                 work()
             return last() is None

@@ -2,8 +2,7 @@
 
 One monitor, one storage daemon that keeps its objects in memory, and the gateway, all on loopback.
 The options are those of a cluster of one: a single copy, no rebalancing, no log files, and a
-monitor that decides at once rather than gathering changes first. Listings come in pages of a
-hundred names instead of a thousand, so that a few show whether all are asked for.
+monitor that decides at once rather than gathering changes first.
 """
 
 from __future__ import annotations
@@ -85,7 +84,6 @@ rgw data = {root}/rgw
 rgw thread pool size = 64
 rgw enable usage log = false
 rgw enable ops log = false
-rgw max listing results = 100
 """
 _CAPABILITIES = {
     "mon.": {"mon": "allow *"},
