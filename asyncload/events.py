@@ -133,7 +133,7 @@ class Paced(Event):
     """A load in the background goes faster or slower, as the program's own work allows.
 
     Attributes:
-        pace: the share of one CPU that loads in the background may take, from 0.05 to 1.
+        pace: the share of one CPU that loads in the background may take, from 0.03 to 1.
         stall: seconds, the longest of late.
     """
 
@@ -201,7 +201,7 @@ class Progress:
         bytes_total: the same in all; ``None`` until the index is known.
         tensors_done: tensors that are whole in memory.
         tensors_total: tensors in all; ``None`` until the index is known.
-        pace: from 0.05 to 1, how fast a load in the background goes; see `Loader`.
+        pace: from 0.03 to 1, how fast a load in the background goes; see `Loader`.
     """
 
     stage: str = "waiting"

@@ -10,7 +10,7 @@ from asyncload.cpu_time import program_seconds
 
 __all__ = ["LEAST", "Busyness", "Duty", "share_beside"]
 
-LEAST = 0.05  # of one CPU: loads have to end some day
+LEAST = 0.03  # of one CPU: loads have to end some day
 _IDLE = 0.15  # of all CPUs: that busy is as good as idle, as the loop's part in a load counts too
 _STEEPNESS = 4  # measured with benchmarks/bench_serving.py; see `share_beside`
 _SHORTEST = 0.0005  # seconds of one rest: less than that is put off
@@ -30,7 +30,7 @@ def share_beside(busy: float) -> float:
         busy: the program's CPU time, of all that there is, from 0 to 1.
 
     Returns:
-        From 0.05 to 1.
+        From 0.03 to 1.
     """
     free = (1 - busy) / (1 - _IDLE)
     return max(LEAST, min(1.0, free) ** _STEEPNESS) if free > 0 else LEAST

@@ -36,7 +36,7 @@ def next_pace(pace: float, stall: float, most: float) -> float:
     """Return the pace that the loop allows after a look at it.
 
     Args:
-        pace: so far, from 0.05 to 1.
+        pace: so far, from 0.03 to 1.
         stall: the longest of late, seconds.
         most: that is allowed, seconds.
     """
@@ -58,7 +58,7 @@ class Pace:
             however busy the program is.
 
     Attributes:
-        value: the pace: the share of one CPU, from 0.05 to 1.
+        value: the pace: the share of one CPU, from 0.03 to 1.
     """
 
     def __init__(self, max_stall_ms: float | None = MAX_STALL_MS) -> None:

@@ -25,6 +25,7 @@ from asyncload.cpu_time import usable_cpus
 from asyncload.events import Event, Paced, StageStarted
 from asyncload.interfaces import Urgency
 from asyncload.loader import _pace
+from asyncload.loader._duty import LEAST
 from asyncload.loader._pace import next_pace
 
 SIZE = 64 << 20
@@ -47,10 +48,10 @@ async def hasty() -> AsyncIterator[asyncload.Loader]:
         yield made
 
 
-@given(st.floats(0.05, 1), st.floats(0, 1), st.floats(0.001, 1))
+@given(st.floats(LEAST, 1), st.floats(0, 1), st.floats(0.001, 1))
 def test_the_pace_stays_in_bounds(pace: float, stall: float, most: float) -> None:
     after = next_pace(pace, stall, most)
-    assert 0.05 <= after <= 1
+    assert LEAST <= after <= 1
     assert after <= pace if stall > most else after >= pace
 
 
