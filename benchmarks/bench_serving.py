@@ -233,20 +233,20 @@ class Beside:
 
     answers: Answers = field(default_factory=Answers)
     lags: list[float] = field(default_factory=list)
-    loads: int = 0
+    took: list[float] = field(default_factory=list)  # seconds of each load
     p99s: list[float] = field(default_factory=list)
 
-    def add(self, answers: Answers, loads: int, lags: Sequence[float]) -> None:
+    def add(self, answers: Answers, took: Sequence[float], lags: Sequence[float]) -> None:
         """Take in what was measured in one round."""
         self.answers.add(answers)
-        self.loads += loads
+        self.took += took
         self.lags += lags
         self.p99s.append(answers.p99)
 
     def add_all(self, other: Beside) -> None:
         """Take in what was measured of another way."""
         self.answers.add(other.answers)
-        self.loads += other.loads
+        self.took += other.took
         self.lags += other.lags
         self.p99s += other.p99s
 
@@ -294,7 +294,7 @@ async def foreground(
             rate = SHARE * statistics.mean(answered)
             for way, work in ways.items():
                 answers, took, lags = await beside(ask, rate, window, work)
-                found[way].add(answers, len(took), lags)
+                found[way].add(answers, took, lags)
     report.note(f"{name}, requests offered", rate, "/s")
     show(report, name, found)
 
@@ -309,7 +309,8 @@ def show(report: Report, name: str, found: Mapping[str, Beside]) -> None:
         if way in (IDLE, AGAIN):
             continue
         what, stall = f"{name}, {way}", Stall.of(measured.lags)
-        report.note(f"{what}, loads beside requests", float(measured.loads), "")
+        report.note(f"{what}, loads beside requests", float(len(measured.took)), "")
+        report.note(f"{what}, each of them", statistics.median(measured.took), "s")
         report.note(f"{what}, {POOLED}", measured.answers.p99 / idle.answers.p99, "x")
         throughput = measured.answers.rate / idle.answers.rate
         bounds = {

@@ -25,7 +25,7 @@ __all__ = ["collect_young", "quiet", "responsive"]
 # Measured with benchmarks/bench_loop.py: shorter gains nothing, longer shows in the p99.
 SWITCH_INTERVAL = 0.00005  # seconds
 
-_MANY = 10_000  # objects that are collected at once: a millisecond
+_MANY = 2_000  # objects that are collected at once: 0.2 ms, ten times that beside a busy program
 
 
 class _Held(ABC):
