@@ -25,7 +25,8 @@ __all__ = ["collect_young", "quiet", "responsive"]
 # Measured with benchmarks/bench_loop.py: shorter gains nothing, longer shows in the p99.
 SWITCH_INTERVAL = 0.00005  # seconds
 
-_MANY = 2_000  # objects that are collected at once: 0.2 ms, ten times that beside a busy program
+# Objects that are collected at once: 10,000 stop the loop for 10 ms and more beside a busy program.
+_MANY = 2_000
 
 
 class _Held(ABC):
