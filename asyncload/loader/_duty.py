@@ -12,7 +12,7 @@ __all__ = ["LEAST", "Busyness", "Duty", "share_beside"]
 
 LEAST = 0.03  # of one CPU: loads have to end some day
 _IDLE = 0.15  # of two CPUs: that busy is as good as idle, as the loop's part in a load counts too
-_STEEPNESS = 8  # measured with benchmarks/bench_serving.py; see `share_beside`
+_STEEPNESS = 4  # measured with benchmarks/bench_serving.py; see `share_beside`
 _MEASURED = 2  # CPUs of the machines where that was done
 _SHORTEST = 0.0005  # seconds of one rest: less than that is put off
 _LONGEST = 0.05  # seconds of one rest: cancelled loads wait for it
