@@ -188,7 +188,7 @@ def offered(answered: Sequence[float]) -> float:
     What a machine that others share can do falls by a third within minutes, and swings by a tenth
     from one second to the next. So it is measured anew for each way of loading, and one good
     measurement does not count for more than all: requests at 70 % of what a machine could do
-    before are at 90 % of what it can do now, where waits depend on little else.
+    before can be at 90 % of what it can do now, where waits depend on little else.
 
     Args:
         answered: the capacity, as measured so far, requests a second.

@@ -11,9 +11,8 @@ from asyncload.cpu_time import program_seconds
 __all__ = ["LEAST", "Busyness", "Duty", "share_beside"]
 
 LEAST = 0.03  # of one CPU: loads have to end some day
-_IDLE = 0.15  # of two CPUs: that busy is as good as idle, as the loop's part in a load counts too
+_IDLE = 0.15  # of all CPUs: that busy is as good as idle, as the loop's part in a load counts too
 _STEEPNESS = 4  # measured with benchmarks/bench_serving.py; see `share_beside`
-_MEASURED = 2  # CPUs of the machines where that was done
 _SHORTEST = 0.0005  # seconds of one rest: less than that is put off
 _LONGEST = 0.05  # seconds of one rest: cancelled loads wait for it
 _OWED = 0.5  # seconds of rest, at most, that one stretch of work can put off
@@ -21,24 +20,20 @@ _OWED = 0.5  # seconds of rest, at most, that one stretch of work can put off
 _SAMPLES = 5  # that are averaged: a single one sees a request, or none
 
 
-def share_beside(busy: float, cpus: int) -> float:
+def share_beside(busy: float) -> float:
     """Return the share of one CPU that loads may take beside a program.
 
     Requests wait for a CPU that loads have, and the longer the busier all CPUs are, out of
-    proportion: at 70 % of two even a tenth of one shows in the slowest hundredth of the answers.
-    With more CPUs it is less likely that all have work at once: as likely as that of one, to the
-    power of how many there are.
+    proportion: at 70 % even a tenth of a CPU shows in the slowest hundredth of the answers.
 
     Args:
         busy: the program's CPU time, of all that there is, from 0 to 1.
-        cpus: that it may use.
 
     Returns:
         From 0.03 to 1.
     """
-    as_of_two: float = min(1.0, busy) ** (cpus / _MEASURED)
-    free = min(1.0, (1 - as_of_two) / (1 - _IDLE))
-    return max(LEAST, free**_STEEPNESS)
+    free = (1 - busy) / (1 - _IDLE)
+    return max(LEAST, min(1.0, free) ** _STEEPNESS) if free > 0 else LEAST
 
 
 class Busyness:
@@ -67,8 +62,8 @@ class Busyness:
 
         A program that does something is taken for a busy one until there is an average.
         """
-        share = share_beside(self.sample(), self._cpus)
-        return share if share >= 1 or self.is_known else LEAST
+        busy = self.sample()
+        return LEAST if busy > _IDLE and not self.is_known else share_beside(busy)
 
     def sample(self) -> float:
         """Return how busy it was in the last few intervals between calls, from 0 to 1."""
