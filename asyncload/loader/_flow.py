@@ -13,7 +13,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 import numpy.typing as npt
@@ -33,7 +33,6 @@ from asyncload.interfaces import (
 )
 from asyncload.manifest import Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
-from asyncload.materialize.quiet import responsive
 from asyncload.memory import Budget
 from asyncload.pipeline import EarlyReads, HeldPart, HeldRange, Pipeline, unpack
 from asyncload.sources import StorageOptions
@@ -224,9 +223,7 @@ class Flow:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
-        urgent = self._urgency() is Urgency.DEMAND
-        attentive = responsive() if urgent else nullcontext()
-        with self._resources.pace.kept(self._load), attentive, self._recall:
+        with self._resources.pace.kept(self._load), self._recall:
             async with self._source, self._held:
                 yield
                 if self._load is not None:

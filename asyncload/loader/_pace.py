@@ -14,6 +14,7 @@ from contextvars import Context
 from asyncload.cpu_time import usable_cpus
 from asyncload.events import Paced
 from asyncload.interfaces import Urgency
+from asyncload.materialize.quiet import Attention, responsive
 from asyncload.resting import resting
 
 from ._duty import LEAST, Busyness, Duty
@@ -30,6 +31,7 @@ _SLOWER, _FASTER = 0.6, 0.1  # factor, and step: slow down at once, speed up wit
 _STEP = 0.004  # seconds that a read takes, or a job; what the pause between two is measured by
 _PATIENCE = 0.1  # seconds for which one step makes way for loads on demand, however many follow
 _FRESH = 0.1  # seconds for which what was found of the program and the loop holds
+_MUCH = 0.5  # share that a program leaves which is idle enough for threads to switch often
 
 
 def next_pace(pace: float, stall: float, most: float) -> float:
@@ -68,10 +70,11 @@ class Pace:
         self._most = None if max_stall_ms is None else max_stall_ms / 1000
         self._allowed = 1.0  # by the loop's stalls
         self._stall = 0.0  # seconds, by which the pace was set
+        self._left = 1.0  # by the program
         self._busyness = Busyness(usable_cpus())
         self._duty = Duty()
         self._loads: set[Load[object]] = set()
-        self._watched = 0  # how much is under way that is not urgent
+        self._watchers = 0  # how much is under way that is not urgent
         self._watching: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
         self._looked = -math.inf  # when the program was looked at
@@ -84,7 +87,8 @@ class Pace:
             load: which; ``None`` for one on demand that nobody watches.
         """
         if load is None:
-            yield
+            with responsive():
+                yield
             return
         self._loads.add(load)
         if self.value < 1:
@@ -103,15 +107,9 @@ class Pace:
 
     @contextmanager
     def _resting(self, urgency: Callable[[], Urgency]) -> Iterator[None]:
-        watched = self._most is not None and urgency() is not Urgency.DEMAND
-        if watched:
-            self._begin_watching()
-        try:
-            with resting(_Rest(self, urgency)):
-                yield
-        finally:
-            if watched:
-                self._end_watching()
+        paced = self._most is not None and urgency() is not Urgency.DEMAND
+        with resting(_Rest(self, urgency)), self._watched() if paced else responsive():
+            yield
 
     async def step(self, urgency: Callable[[], Urgency]) -> None:
         """Wait until a load may take its next step: at once if it is on demand."""
@@ -147,19 +145,21 @@ class Pace:
 
     # --- the loop and the program ----------------------------------------------------------
 
-    def _begin_watching(self) -> None:
-        self._watched += 1
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        self._watchers += 1
         if self._watching is None:
             # Not in the context of the load: the task would keep it alive, and others' work rest.
             self._watching = asyncio.create_task(
                 self._watch(), name="asyncload-pace", context=Context()
             )
-
-    def _end_watching(self) -> None:
-        self._watched -= 1
-        if not self._watched and self._watching is not None:
-            self._watching.cancel()
-            self._watching = None
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+            if not self._watchers and self._watching is not None:
+                self._watching.cancel()
+                self._watching = None
 
     async def _watch(self) -> None:
         """Measure how long the loop stalls, and how busy the program is, and set the pace."""
@@ -169,12 +169,14 @@ class Pace:
             self._busyness.begin()
         late: deque[float] = deque(maxlen=_WINDOW)
         try:
-            while True:
-                for _ in range(_LOOKS if self._busyness.is_known else 1):
-                    begin = time.perf_counter()
-                    await asyncio.sleep(_INTERVAL)
-                    late.append(time.perf_counter() - begin - _INTERVAL)
-                self._set(late)
+            with Attention() as attention:
+                while True:
+                    attention.pay(self._left >= _MUCH)
+                    for _ in range(_LOOKS if self._busyness.is_known else 1):
+                        begin = time.perf_counter()
+                        await asyncio.sleep(_INTERVAL)
+                        late.append(time.perf_counter() - begin - _INTERVAL)
+                    self._set(late)
         finally:
             self._known.set()  # whoever waits for it goes on without
 
@@ -183,7 +185,8 @@ class Pace:
         if stall > most or len(late) == late.maxlen:
             self._allowed = next_pace(self._allowed, stall, most)
             late.clear()
-        pace = min(self._allowed, self._busyness.share())
+        self._left = self._busyness.share()
+        pace = min(self._allowed, self._left)
         self._known.set()
         self._looked = time.perf_counter()
         if pace != self.value:

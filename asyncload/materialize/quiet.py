@@ -17,10 +17,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Self
 
 from asyncload.resting import is_resting
 
-__all__ = ["collect_young", "quiet", "responsive"]
+__all__ = ["Attention", "collect_young", "quiet", "responsive"]
 
 # Measured with benchmarks/bench_loop.py: shorter gains nothing, longer shows in the p99.
 SWITCH_INTERVAL = 0.00005  # seconds
@@ -116,12 +117,34 @@ def collect_young() -> None:
 def responsive() -> AbstractContextManager[None]:
     """Switch threads more often until the block ends, so that the loop's thread gets its turn.
 
-    Work that rests does not: its spells are short, and each switch costs the program's own threads.
+    Work that rests does not: its spells are short, and each switch costs the program's own threads
+    (where those are idle, whoever sets the pace pays `Attention` for all that rests).
 
     Blocks may nest and overlap, in any threads; the interval found by the first to enter is
     back when the last has left. So it is with `quiet`.
     """
     return nullcontext() if is_resting() else _switch_interval.held()
+
+
+class Attention:
+    """`responsive` that goes on and off as wanted, and off when the block ends."""
+
+    def __init__(self) -> None:
+        self._is_paid = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pay(False)
+
+    def pay(self, wanted: bool) -> None:
+        """Switch threads often from now on, or no more."""
+        if wanted and not self._is_paid:
+            _switch_interval.enter()
+        elif self._is_paid and not wanted:
+            _switch_interval.leave()
+        self._is_paid = wanted
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class Pipeline:
         """How many tensors it reads."""
         return len(self._wanted)
 
-    @property
+    @functools.cached_property  # the loop's thread asks more than once, of thousands of tensors
     def nbytes(self) -> int:
         """Bytes of the tensors that it reads, decoded."""
         return sum(entry.nbytes for entry in self._wanted.values())
@@ -80,11 +80,11 @@ class Pipeline:
     @property
     def staging(self) -> int:
         """Bytes of memory that it uses at most, beside the tensors' own."""
-        entries = self._wanted.values()
+        entries = [entry for entry in self._wanted.values() if entry.encoding is not None]
         compounds = [made for entry in entries if (made := compound_of(entry)) is not None]
         extra = sum(extra_bytes(made) for made in compounds)
         composed = {made.entry.name for made in compounds}
-        encoded = [e for e in entries if e.encoding is not None and e.name not in composed]
+        encoded = [entry for entry in entries if entry.name not in composed]
         if not encoded:
             return extra
         needs = [entry.length + entry.nbytes for entry in encoded]

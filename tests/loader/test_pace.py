@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -186,6 +187,29 @@ async def test_what_is_needed_now_rests_for_nobody(folder: Path) -> None:
             await needed.over()
             assert loader.pace.share(Urgency.BACKGROUND) == loader.pace.value < 1
             assert loader.pace.share(Urgency.DEMAND) == 1
+
+
+async def test_threads_switch_often_while_an_idle_program_loads(folder: Path) -> None:
+    usual = sys.getswitchinterval()
+    async with asyncload.Loader(processes=1, max_stall_ms=1e6) as loader:
+        load = loader.prefetch(folder / "later.safetensors")
+        found = set()
+        while not load.done():
+            found.add(sys.getswitchinterval())
+            await asyncio.sleep(0)
+        await load.over()
+        await asyncio.sleep(0)
+        assert min(found) < usual
+        assert sys.getswitchinterval() == pytest.approx(usual)
+
+
+async def test_threads_switch_as_ever_beside_a_busy_program() -> None:
+    usual = sys.getswitchinterval()
+    async with asyncload.Loader(processes=1, max_stall_ms=1e6) as loader:
+        with busy(), loader.pace.errand():
+            while loader.pace.value > 0.3:
+                await asyncio.sleep(0.001)
+            assert sys.getswitchinterval() == pytest.approx(usual)
 
 
 async def test_an_errand_rests_as_loads_in_the_background(loader: asyncload.Loader) -> None:
