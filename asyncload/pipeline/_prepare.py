@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from asyncload.manifest import FileEntry, TensorEntry, numpy_dtype
 from asyncload.memory import Arena, ArenaPool
-from asyncload.resting import rest_when_due
+from asyncload.resting import in_spells
 
 from ._compound import Compound
 from ._verify import Checksums, Stretch
@@ -102,22 +102,21 @@ def prepare(
     """
     by_name = {entry.name: entry for entry in entries}
     plan = make_plan(by_name.values(), files)
-    rest_when_due()
     arenas = [Arena(nbytes, pool) for nbytes in plan.layout.arenas]
     parts = {part.name: made for made in plan.compounds for part in made.parts}
     stored = by_name | {part.name: part for made in plan.compounds for part in made.parts}
     views = {
         name: arenas[slot.arena].view(slot.offset, stored[name].nbytes)
-        for name, slot in plan.layout.slots.items()
+        for name, slot in in_spells(plan.layout.slots.items())
     }
-    rest_when_due()
     arrays = {
-        name: as_array(by_name[name], view) for name, view in views.items() if name in by_name
+        name: as_array(by_name[name], view)
+        for name, view in in_spells(views.items())
+        if name in by_name
     }
     arrays |= {entry.name: as_array(entry, memoryview(b"")) for entry in plan.empty}
     guarded = {name: entry for name, entry in stored.items() if verify and _guarded(entry)}
-    rest_when_due()
-    steps = _steps(reversed(plan.reads), arenas, plan.layout, guarded)
+    steps = _steps(in_spells(reversed(plan.reads)), arenas, plan.layout, guarded)
     return Prepared(
         entries=by_name,
         views=views,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from asyncload.errors import Corrupt
 from asyncload.manifest import FileEntry, Strings, TensorEntry
 from asyncload.memory import ALIGNMENT
-from asyncload.resting import rest_when_due
+from asyncload.resting import in_spells
 
 from ._compound import Compound, compound_of, shown_name
 from ._split import Piece, split
@@ -179,21 +179,23 @@ def make_plan(entries: Iterable[TensorEntry], files: Sequence[FileEntry]) -> Pla
     filled = [entry for entry in ordered if entry.nbytes]
     compounds = tuple(made for entry in filled if (made := compound_of(entry)) is not None)
     raw = [entry for entry in filled if entry.encoding is None]
-    raw = sorted([*raw, *(part for made in compounds for part in made.parts)], key=_position)
-    for entry in (*ordered, *raw):
+    parts = [part for made in compounds for part in made.parts]
+    raw = sorted([*raw, *parts], key=_position)
+    for entry in in_spells((*ordered, *parts)):
         _check(entry, files)
-    rest_when_due()
     composed = {made.entry.name for made in compounds}
     encoded = [e for e in filled if e.encoding is not None and e.name not in composed]
     jobs = plan_jobs([entry for entry in encoded if entry.spans()])
     fills = tuple(entry for entry in encoded if not entry.spans())
     homes = {job.home for job in jobs}
-    places = _with_parts(
-        layout(e for e in filled if e.name not in homes and not isinstance(e.encoding, Strings)),
-        compounds,
+    placed = (
+        entry
+        for entry in in_spells(filled)
+        if entry.name not in homes and not isinstance(entry.encoding, Strings)
     )
-    rest_when_due()
-    return Plan(places, compounds, plan_reads(raw, places), jobs, fills, empty)
+    places = _with_parts(layout(placed), compounds)
+    reads = plan_reads(in_spells(raw), places)
+    return Plan(places, compounds, reads, jobs, fills, empty)
 
 
 def _position(entry: TensorEntry) -> tuple[int, int]:

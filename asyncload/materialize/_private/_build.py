@@ -18,6 +18,8 @@ from keras.src.saving.object_registration import get_registered_object
 from keras.src.tree import tree_api
 from keras.src.utils import naming
 
+from asyncload.materialize._turn import with_rests
+
 from . import _variables
 from ._attributes import untracked_when_plain
 from ._lookups import (
@@ -91,7 +93,7 @@ class Skeleton:
 
     def finish(self) -> None:
         """Initialise what has no value yet."""
-        for variable in self._unbound:
+        for variable in with_rests(self._unbound):
             if variable._value is None:
                 variable._deferred_initialize()
         self._unbound.clear()

@@ -83,7 +83,7 @@ def detach_derived(model: Any) -> None:
     Such a tensor would keep the memory of the whole model for as long as the layer, or a function
     that was traced with it, lives.
     """
-    for layer in model._flatten_layers():
+    for layer in with_rests(model._flatten_layers()):
         finalize: Any = getattr(type(layer), "finalize_state", None)
         if finalize is None or not finalize.__module__.startswith("keras."):
             continue
@@ -113,18 +113,19 @@ class KerasState:
     def __init__(
         self, model: Any, origins: Origins, arrays: Mapping[str, Array], taken: set[int]
     ) -> None:
-        layers = list(model._flatten_layers())
+        layers = list(with_rests(model._flatten_layers()))
         names = {id(array): name for name, array in arrays.items()}
         # A variable that two layers save is assigned twice; the last time counts.
-        last = {id(variable): (variable, names.get(id(array))) for variable, array in origins}
+        last = {id(v): (v, names.get(id(array))) for v, array in with_rests(origins)}
         self._places = [(v, name) for v, name in last.values() if name is not None]
         placed = {id(variable) for variable, _ in self._places}
-        every = {id(v): v for v in _variables(layers)}
+        every = {id(v): v for v in with_rests(_variables(layers))}
         self._model = weakref.ref(model)
         self._specs = _specs(arrays)
         self._seeds = [s.state for s in _seed_generators(layers) if s._initial_seed is None]
         elsewhere = placed | {id(seed) for seed in self._seeds}
-        self._kept = [(v, read_value(v._value)) for key, v in every.items() if key not in elsewhere]
+        kept = (v for key, v in every.items() if key not in elsewhere)
+        self._kept = [(v, read_value(v._value)) for v in with_rests(kept)]
         self._form = [_Form(layer) for layer in with_rests(layers)]
         optimizer = getattr(model, "optimizer", None)
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
@@ -151,7 +152,7 @@ class KerasState:
         model = self._model()
         if model is None:
             return "it is gone"
-        layers = list(model._flatten_layers())
+        layers = list(with_rests(model._flatten_layers()))
         if len(layers) != len(self._form):
             return "layers were added to it, or removed"
         for layer, form in with_rests(zip(layers, self._form, strict=True)):
@@ -179,7 +180,7 @@ class KerasState:
         pairs = [(v, _value(v, arrays[name])) for v, name in in_slices(self._places)]
         pairs += self._kept
         pairs += [(v, tf.constant([make_default_seed(), 0], v.dtype)) for v in self._seeds]
-        for form in self._form:
+        for form in with_rests(self._form):
             if isinstance(layer := form.layer(), Trainer):
                 layer.reset_metrics()
         exchange((variable._value.handle, value) for variable, value in pairs)
