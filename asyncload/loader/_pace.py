@@ -70,7 +70,7 @@ class Pace:
         self._most = None if max_stall_ms is None else max_stall_ms / 1000
         self._allowed = 1.0  # by the loop's stalls
         self._stall = 0.0  # seconds, by which the pace was set
-        self._left = 1.0  # by the program
+        self._left = 1.0  # share that the program leaves
         self._busyness = Busyness(usable_cpus())
         self._duty = Duty()
         self._loads: set[Load[object]] = set()
