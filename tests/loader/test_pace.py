@@ -189,9 +189,12 @@ async def test_what_is_needed_now_rests_for_nobody(folder: Path) -> None:
             assert loader.pace.share(Urgency.DEMAND) == 1
 
 
-async def test_threads_switch_often_while_an_idle_program_loads(folder: Path) -> None:
+@pytest.mark.parametrize("most", [1e6, None])
+async def test_threads_switch_often_while_an_idle_program_loads(
+    folder: Path, most: float | None
+) -> None:
     usual = sys.getswitchinterval()
-    async with asyncload.Loader(processes=1, max_stall_ms=1e6) as loader:
+    async with asyncload.Loader(processes=1, max_stall_ms=most) as loader:
         load = loader.prefetch(folder / "later.safetensors")
         found = set()
         while not load.done():

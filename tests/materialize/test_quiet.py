@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from asyncload.materialize.quiet import collect_young, quiet
+from asyncload.materialize.quiet import Attention, collect_young, quiet
 from asyncload.resting import resting
 
 
@@ -45,6 +45,16 @@ def test_what_rests_leaves_the_interval() -> None:
         assert not gc.isenabled()
         assert sys.getswitchinterval() == before
     assert gc.isenabled()
+
+
+def test_attention_goes_on_and_off_and_ends_with_its_block() -> None:
+    before = sys.getswitchinterval()
+    with Attention() as attention:
+        assert sys.getswitchinterval() == before
+        for wanted in (True, True, False, False, True):
+            attention.pay(wanted)
+            assert (sys.getswitchinterval() < before) is wanted
+    assert sys.getswitchinterval() == pytest.approx(before)
 
 
 def test_overlapping_blocks_restore_with_the_last() -> None:
