@@ -2,21 +2,23 @@
 
 python benchmarks/bench_serving.py [--quick] [--rounds N] [--json FILE]
 
-A small model answers at 70 % of what the machine can do, while large ones arrive in another slot.
+A small model answers at 70 % of what the machine can do at the moment, while large ones arrive in
+another slot.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import itertools
 import statistics
+import sys
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,24 +27,22 @@ import numpy as np
 import psutil
 import uvloop
 from _measure import CACHE, Options, Report, options, read_all, seconds
+from _requests import AT_ONCE, Answers, Requests, p99
+from _undisturbed import Mark, stolen_seconds, undisturbed
 from bench_keras import model_file
 
 import asyncload
 from asyncload._probe import LoopProbe, Stall
-from asyncload.cpu_time import usable_cpus
+from asyncload.cpu_time import count_as_ours
 
 # Model -> side of its images.
 MODELS = {"ResNet152": 224, "EfficientNetB7": 600}
 QUICK = {"EfficientNetB0": 224}
 FOREGROUND = "MobileNetV3Small"
 
-SHARE = 0.7  # of the machine's capacity that requests take
-CLOSED = 2.0  # seconds in which the capacity is measured, before each way of loading
-LEAD = 1.0  # seconds of requests before anything is measured or loaded
 WINDOW, QUICK_WINDOW = 10.0, 2.0  # seconds of requests beside each way of loading, in each round
 # Loads outlast the window beside requests: a slow spell of the machine has to be as likely without.
 NOTHING = 2  # windows without loading
-AT_ONCE = 2  # requests that are computed at once
 SWAPS, QUICK_SWAPS = 1000, 100
 EARLY = 10  # swaps before memory is looked at for the first time
 STEADY = 5  # requests
@@ -55,9 +55,8 @@ MEMORY = 1.02
 # Twice in each round: how far the two are apart says what the machine's own noise is.
 IDLE, AGAIN = "nothing loads", "nothing loads, again"
 STOCK = "keras in a thread"
-BY_ROUNDS = "p99, median of rounds"
-
-Ask = Callable[[], Awaitable[Any]]
+ALL, BY_ROUNDS = "p99 of all answers", "p99, median of rounds"
+LEFT_OUT = "seconds left out, as the host took CPUs"
 
 
 def next_version(path: Path) -> Path:
@@ -105,148 +104,89 @@ def _traced(model: Any) -> Any:
 
 
 @dataclass(slots=True)
-class Answers:
-    """What became of requests that came at a steady rate.
+class Beside:
+    """What was measured of requests while one way of loading was under way.
 
     Attributes:
-        waits: seconds from when each was due to its answer.
-        failures: how many got none.
-        offered: how many came.
-        span: seconds from the first that was due to the last answer.
-        worked: seconds of this process's CPU time meanwhile.
+        answers: all of them.
+        lags: of the loop, seconds.
+        took: seconds of each load.
+        p99s: milliseconds, of each round.
+        own: waits and lags in seconds that were the machine's own.
+        seconds: how many there were, and how many of them the machine's own.
     """
 
-    waits: list[float] = field(default_factory=list)
-    failures: int = 0
-    offered: float = 0.0
-    span: float = 0.0
-    worked: float = 0.0
+    answers: Answers = field(default_factory=Answers)
+    lags: list[float] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
+    p99s: list[float] = field(default_factory=list)
+    own: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+    seconds: tuple[float, float] = (0.0, 0.0)
 
-    def begin(self) -> None:
-        """Forget what came before: it was not to be measured."""
-        self.waits.clear()
-        self.span = -time.perf_counter()
-        self.worked = -time.process_time()
+    def end(self, marks: Sequence[Mark]) -> None:
+        """Have measured one round."""
+        self.p99s.append(self.answers.p99)
+        own = list(undisturbed(marks))
+        for begin, end in own:
+            self.own[0].extend(self.answers.waits[begin.answers : end.answers])
+            self.own[1].extend(self.lags[begin.lags : end.lags])
+        self.seconds = marks[-1].at - marks[0].at, sum(end.at - begin.at for begin, end in own)
 
-    def end(self, rate: float) -> None:
-        """Have come to the last answer.
+    def add(self, other: Beside) -> None:
+        """Take in what was measured in another round, or of another way."""
+        self.answers.add(other.answers)
+        self.lags += other.lags
+        self.took += other.took
+        self.p99s += other.p99s
+        for mine, others in zip(self.own, other.own, strict=True):
+            mine.extend(others)
+        self.seconds = self.seconds[0] + other.seconds[0], self.seconds[1] + other.seconds[1]
 
-        Args:
-            rate: requests that came in each second.
+    @property
+    def left_out(self) -> float:
+        """The part of the time that was not the machine's own."""
+        return 1 - self.seconds[1] / self.seconds[0]
+
+    @property
+    def by_rounds(self) -> float:
+        """Milliseconds: the median of the rounds' p99s.
+
+        Each round has whole loads in it, so whatever a load does to answers is in most rounds.
         """
-        self.span += time.perf_counter()
-        self.worked += time.process_time()
-        self.offered = rate * self.span
+        return statistics.median(self.p99s)
 
-    def add(self, other: Answers) -> None:
-        """Take in what became of others."""
-        self.waits += other.waits
-        self.failures += other.failures
-        self.offered += other.offered
-        self.span += other.span
-        self.worked += other.worked
-
-    @property
-    def throughput(self) -> float:
-        """Answers for each request that came, until the last answer."""
-        return len(self.waits) / self.offered
-
-    @property
-    def rate(self) -> float:
-        """Requests a second."""
-        return self.offered / self.span
-
-    @property
-    def busy(self) -> float:
-        """The part of all CPUs that this process had."""
-        return self.worked / self.span / usable_cpus()
-
-    @property
-    def p99(self) -> float:
-        """Milliseconds."""
-        return sorted(self.waits)[int(len(self.waits) * 0.99)] * 1e3
-
-
-async def capacity(ask: Ask) -> float:
-    """Return how many requests a second the machine answers, one after the other."""
-    end = time.perf_counter() + CLOSED
-    count = 0
-
-    async def client() -> None:
-        nonlocal count
-        while time.perf_counter() < end:
-            await ask()
-            count += 1
-
-    await asyncio.gather(*(client() for _ in range(AT_ONCE)))
-    return count / CLOSED
-
-
-def offered(answered: Sequence[float]) -> float:
-    """Return how many requests a second are 70 % of the capacity.
-
-    What a machine that others share can do falls by a third within minutes, and swings by a tenth
-    from one second to the next. So it is measured anew for each way of loading, and one good
-    measurement does not count for more than all: requests at 70 % of what a machine could do
-    before can be at 90 % of what it can do now, where waits depend on little else.
-
-    Args:
-        answered: the capacity, as measured so far, requests a second.
-    """
-    return SHARE * min(answered[-1], statistics.mean(answered))
-
-
-@asynccontextmanager
-async def requests(ask: Ask, rate: float) -> AsyncIterator[Answers]:
-    """Ask at a steady rate, whether answers come or not, until the block ends."""
-    answers, ended = Answers(), asyncio.Event()
-    places = asyncio.Semaphore(AT_ONCE)
-
-    async def one(due: float) -> None:
-        try:
-            async with places:
-                await ask()
-        except Exception as error:  # noqa: BLE001 - counted
-            answers.failures += 1
-            print("failed:", type(error).__name__, error)
-        else:
-            answers.waits.append(time.perf_counter() - due)
-
-    async def generate(group: asyncio.TaskGroup) -> None:
-        begin = time.perf_counter()
-        for number in itertools.count():
-            due = begin + number / rate
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), max(0.0, due - time.perf_counter()))
-            if ended.is_set():
-                return
-            group.create_task(one(due))
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(generate(group))
-        try:
-            await asyncio.sleep(LEAD)
-            answers.begin()
-            yield answers
-        finally:
-            ended.set()
-    answers.end(rate)
+    def __str__(self) -> str:
+        """Say what is looked at first."""
+        stall = Stall.of(self.lags)
+        loads = " ".join(f"{load:.1f}" for load in self.took)
+        return f"{self.answers}, stall {stall.p99:.2f} {stall.max:.1f} ms, loads {loads} s"
 
 
 async def beside(
-    ask: Ask, rate: float, window: float, work: Callable[[], Awaitable[object]]
-) -> tuple[Answers, list[float], list[float]]:
-    """Do work again and again beside requests.
+    requests: Requests, window: float, work: Callable[[], Awaitable[object]]
+) -> Beside:
+    """Do work again and again beside requests."""
+    marks: list[Mark] = []
+    async with requests.coming() as answers, LoopProbe() as probe:
+        found = Beside(answers, probe.lags)
 
-    Returns:
-        The answers, the seconds that each piece of work took, the lags of the loop.
-    """
-    took: list[float] = []
-    async with requests(ask, rate) as answers, LoopProbe() as probe:
+        def mark() -> None:
+            counts = len(answers.waits), len(probe.lags)
+            marks.append(Mark(time.perf_counter(), stolen_seconds(), *counts))
+
+        async def each_second() -> None:
+            while True:
+                mark()
+                await asyncio.sleep(1)
+
+        marking = asyncio.create_task(each_second())
         end = time.perf_counter() + window
         while time.perf_counter() < end:
-            took.append((await seconds(work))[0])
-    return answers, took, list(probe.lags)
+            found.took.append((await seconds(work))[0])
+        marking.cancel()
+        mark()
+    found.end(marks)
+    return found
 
 
 async def main(given: Options) -> None:
@@ -257,51 +197,27 @@ async def main(given: Options) -> None:
     async with asyncload.Loader() as loader, asyncload.ModelSlot(small, loader=loader) as slot:
         await slot.run(answer)
 
-        async def ask() -> None:
-            await slot.run(answer)
-
+        requests = Requests(lambda: slot.run(answer))
         for name, side in (QUICK if given.quick else MODELS).items():
             first = await asyncio.to_thread(model_file, name)
             paths = [first, await asyncio.to_thread(next_version, first)]
             await asyncio.to_thread(read_all, paths)
-            await foreground(report, name, loader, paths, ask, window, given.rounds)
+            await foreground(report, name, loader, paths, requests, window, given.rounds)
             await speed(report, name, loader, paths, side, given.rounds)
     await many_swaps(report, QUICK_SWAPS if given.quick else SWAPS)
     report.finish()
 
 
-@dataclass(slots=True)
-class Beside:
-    """What was measured of requests while one way of loading was under way, over all rounds."""
+class LoadingThread:
+    """A thread of its own, whose CPU time is not taken for that of answers."""
 
-    answers: Answers = field(default_factory=Answers)
-    lags: list[float] = field(default_factory=list)
-    took: list[float] = field(default_factory=list)  # seconds of each load
-    p99s: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, initializer=count_as_ours)
 
-    def add(self, answers: Answers, took: Sequence[float], lags: Sequence[float]) -> None:
-        """Take in what was measured in one round."""
-        self.answers.add(answers)
-        self.took += took
-        self.lags += lags
-        self.p99s.append(answers.p99)
-
-    def add_all(self, other: Beside) -> None:
-        """Take in what was measured of another way."""
-        self.answers.add(other.answers)
-        self.took += other.took
-        self.lags += other.lags
-        self.p99s += other.p99s
-
-    @property
-    def p99(self) -> float:
-        """Milliseconds: the median of the rounds.
-
-        Each round has whole loads in it, so whatever a load does to answers is in most rounds. A
-        machine that others share is slower by a third for some seconds now and then, whatever
-        runs on it: requests pile up then, more than a hundredth of those of all rounds.
-        """
-        return statistics.median(self.p99s)
+    async def run(self, function: Callable[..., object], *args: Any, **options: Any) -> None:
+        """Call a function there, and drop what it returns."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._pool, partial(function, *args, **options))
 
 
 async def foreground(
@@ -309,14 +225,14 @@ async def foreground(
     name: str,
     loader: asyncload.Loader,
     paths: Sequence[Path],
-    ask: Ask,
+    requests: Requests,
     window: float,
     rounds: int,
 ) -> None:
     """Measure requests while nothing loads, models arrive in a slot, and Keras loads, in turns."""
     import keras
 
-    turn = itertools.cycle(reversed(paths))
+    turn, keras_thread = itertools.cycle(reversed(paths)), LoadingThread()
     reusing = asyncload.ModelSlot(paths[0], loader=loader)
     building = asyncload.ModelSlot(paths[0], loader=loader, spare=False)
     ways: dict[str, Callable[[], Awaitable[object]]] = {
@@ -324,19 +240,17 @@ async def foreground(
         "same architecture": lambda: reusing.swap(next(turn)),
         AGAIN: lambda: asyncio.sleep(NOTHING * window),
         "built anew": lambda: building.swap(next(turn)),
-        STOCK: lambda: asyncio.to_thread(keras.models.load_model, next(turn), compile=False),
+        STOCK: lambda: keras_thread.run(keras.models.load_model, next(turn), compile=False),
     }
     found = {way: Beside() for way in ways}
-    answered: list[float] = []
     async with reusing, building:
         for _ in range(3):  # builds what is reused from then on
             await reusing.swap(next(turn))
-        for _ in range(rounds):
-            for way, work in ways.items():
-                gc.collect()  # what Keras left, before it takes time from what is measured here
-                answered.append(await capacity(ask))
-                answers, took, lags = await beside(ask, offered(answered), window, work)
-                found[way].add(answers, took, lags)
+        for number, (way, work) in itertools.product(range(rounds), ways.items()):
+            gc.collect()  # what Keras left, before it takes time from what is measured here
+            measured = await beside(requests, window, work)
+            found[way].add(measured)
+            print(f"{name}, {number + 1}, {way}: {measured}", file=sys.stderr)
     show(report, name, found)
 
 
@@ -344,42 +258,56 @@ def show(report: Report, name: str, found: Mapping[str, Beside]) -> None:
     """Report what was measured beside each way of loading."""
     idle = Beside()
     for way in (IDLE, AGAIN):
-        idle.add_all(found[way])
+        idle.add(found[way])
     _show_idle(report, name, idle, found)
     for way, measured in found.items():
-        if way in (IDLE, AGAIN):
-            continue
-        what, stall = f"{name}, {way}", Stall.of(measured.lags)
-        report.note(f"{what}, loads beside requests", float(len(measured.took)), "")
-        report.note(f"{what}, each of them", statistics.median(measured.took), "s")
-        report.note(f"{what}, {BY_ROUNDS}", measured.p99 / idle.p99, "x")
-        throughput = measured.answers.throughput / idle.answers.throughput
-        bounds = {
-            "p99": (measured.answers.p99 / idle.answers.p99, "x", LATENCY),
-            "stall p99": (stall.p99, "ms", P99),
-            "stall max": (stall.max, "ms", MAX),
-            "requests failed": (measured.answers.failures, "", 0),
-        }
-        if way == STOCK:
-            report.note(f"{what}, throughput", throughput, "x")
-            for part, (value, unit, _) in bounds.items():
-                report.note(f"{what}, {part}", value, unit)
-        else:
-            report.figure(f"{what}, throughput", throughput, "x", at_least=THROUGHPUT)
-            for part, (value, unit, at_most) in bounds.items():
-                report.bound(f"{what}, {part}", value, unit, at_most=at_most)
+        if way not in (IDLE, AGAIN):
+            _show_beside(report, f"{name}, {way}", measured, idle, asked=way != STOCK)
 
 
 def _show_idle(report: Report, name: str, idle: Beside, found: Mapping[str, Beside]) -> None:
-    one, other, stall = found[IDLE], found[AGAIN], Stall.of(idle.lags)
-    report.note(f"{name}, {IDLE}, requests offered", idle.answers.rate, "/s")
-    report.note(f"{name}, {IDLE}, CPUs busy", idle.answers.busy * 100, "%")
-    report.note(f"{name}, {IDLE}, p99", idle.answers.p99, "ms")
-    report.note(f"{name}, {IDLE}, {BY_ROUNDS}", idle.p99, "ms")
-    report.note(f"{name}, {AGAIN}, p99", other.answers.p99 / one.answers.p99, "x")
-    report.note(f"{name}, {AGAIN}, {BY_ROUNDS}", other.p99 / one.p99, "x")
-    report.note(f"{name}, {IDLE}, stall p99", stall.p99, "ms")
-    report.note(f"{name}, {IDLE}, stall max", stall.max, "ms")
+    one, again, what = found[IDLE], found[AGAIN], f"{name}, {IDLE}"
+    report.note(f"{what}, answers", idle.answers.rate, "/s")
+    report.note(f"{what}, CPUs busy", idle.answers.busy * 100, "%")
+    report.note(f"{what}, {LEFT_OUT}", idle.left_out * 100, "%")
+    report.note(f"{what}, p99", p99(idle.own[0]), "ms")
+    report.note(f"{what}, {ALL}", idle.answers.p99, "ms")
+    report.note(f"{what}, {BY_ROUNDS}", idle.by_rounds, "ms")
+    report.note(f"{name}, {AGAIN}, p99", p99(again.own[0]) / p99(one.own[0]), "x")
+    report.note(f"{name}, {AGAIN}, {ALL}", again.answers.p99 / one.answers.p99, "x")
+    report.note(f"{name}, {AGAIN}, {BY_ROUNDS}", again.by_rounds / one.by_rounds, "x")
+    _note_stalls(report, what, idle)
+
+
+def _show_beside(report: Report, what: str, measured: Beside, idle: Beside, *, asked: bool) -> None:
+    report.note(f"{what}, loads beside requests", float(len(measured.took)), "")
+    report.note(f"{what}, each of them", statistics.median(measured.took), "s")
+    report.note(f"{what}, {LEFT_OUT}", measured.left_out * 100, "%")
+    report.note(f"{what}, {ALL}", measured.answers.p99 / idle.answers.p99, "x")
+    report.note(f"{what}, {BY_ROUNDS}", measured.by_rounds / idle.by_rounds, "x")
+    throughput = measured.answers.rate / idle.answers.rate
+    latency = p99(measured.own[0]) / p99(idle.own[0])
+    failures = measured.answers.failures
+    if not asked:
+        report.note(f"{what}, throughput", throughput, "x")
+        report.note(f"{what}, p99", latency, "x")
+        report.note(f"{what}, requests failed", failures, "")
+        _note_stalls(report, what, measured)
+        return
+    report.figure(f"{what}, throughput", throughput, "x", at_least=THROUGHPUT)
+    report.bound(f"{what}, p99", latency, "x", at_most=LATENCY)
+    report.bound(f"{what}, requests failed", failures, "", at_most=0)
+    stall = Stall.of(measured.own[1])
+    report.bound(f"{what}, stall p99", stall.p99, "ms", at_most=P99)
+    report.bound(f"{what}, stall max", stall.max, "ms", at_most=MAX)
+    report.note(f"{what}, stall max of all", max(measured.lags) * 1e3, "ms")
+
+
+def _note_stalls(report: Report, what: str, measured: Beside) -> None:
+    stall = Stall.of(measured.own[1])
+    report.note(f"{what}, stall p99", stall.p99, "ms")
+    report.note(f"{what}, stall max", stall.max, "ms")
+    report.note(f"{what}, stall max of all", max(measured.lags) * 1e3, "ms")
 
 
 async def speed(
