@@ -60,14 +60,20 @@ LEFT_OUT = "seconds left out, as the host took CPUs"
 
 
 def next_version(path: Path) -> Path:
-    """Return the same model with other values, made on first use."""
-    other = path.with_name(f"{path.stem}-next{path.suffix}")
+    """Return the same model with other values, made on first use.
+
+    But for what its Normalization layers know of the data: that stands in what is traced, so that
+    a version where it differs has to be built (README, Limits), and training does not change it.
+    """
+    other = path.with_name(f"{path.stem}-trained{path.suffix}")
     if not other.exists():
         import keras
 
         model = keras.models.load_model(path, compile=False)
-        for variable in model.weights:
-            variable.assign(variable * 1.01)
+        for layer in model.layers:
+            if not isinstance(layer, keras.layers.Normalization):
+                for variable in layer.weights:
+                    variable.assign(variable * 1.01)
         unfinished = other.with_name(f"unfinished-{other.name}")
         model.save(unfinished)
         unfinished.rename(other)

@@ -48,14 +48,13 @@ def leaked(before: Held, *, patience: float = 3.0) -> list[str]:
         before: what was held when the test began.
         patience: seconds that threads and processes get to end.
     """
-    lines = _difference(before, snapshot())
-    if lines:
-        gc.collect()
     deadline = time.monotonic() + patience
-    while (lines := _difference(before, snapshot())) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while lines := _difference(before, snapshot()):
         gc.collect()
-    return lines
+        if time.monotonic() > deadline:
+            return lines
+        time.sleep(0.02)
+    return []
 
 
 def _difference(before: Held, now: Held) -> list[str]:
