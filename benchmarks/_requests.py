@@ -37,7 +37,7 @@ class Answers:
         failures: how many got none.
         span: seconds from the first that was due to the last answer.
         worked: seconds of this process's CPU time meanwhile.
-        stolen: seconds in which CPUs had something to run, and the host ran another machine.
+        stolen: seconds that the host gave to other machines, in the mean of CPUs.
     """
 
     waits: list[float] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Answers:
     @property
     def taken(self) -> float:
         """The part of all CPUs that the host gave to other machines."""
-        return self.stolen / self.span / usable_cpus()
+        return self.stolen / self.span
 
     @property
     def p99(self) -> float:
@@ -116,7 +116,7 @@ class Cost:
     def _look(self, answered: int) -> None:
         self._looks.append((program_seconds() or time.process_time(), answered))
         worked, came = (b - a for a, b in zip(self._looks[0], self._looks[-1], strict=True))
-        if came >= FEW:
+        if came >= FEW:  # fewer, and less than none, where the answers began anew
             self.seconds = worked / came
 
 

@@ -24,7 +24,7 @@ class Mark:
 
     Attributes:
         at: seconds of a clock.
-        stolen: seconds of CPU time that the host had given to others.
+        stolen: seconds that the host had given to others, in the mean of CPUs.
         answers: how many there were.
         lags: how many there were.
     """
@@ -36,8 +36,8 @@ class Mark:
 
 
 def stolen_seconds() -> float:
-    """Return the seconds in which CPUs had something to run, and the host ran others' machines."""
-    return getattr(psutil.cpu_times(), "steal", 0.0)
+    """Return for how long, in the mean of CPUs, one had work and the host ran another machine."""
+    return getattr(psutil.cpu_times(), "steal", 0.0) / (os.cpu_count() or 1)
 
 
 def undisturbed(marks: Sequence[Mark]) -> Iterator[tuple[Mark, Mark]]:
@@ -50,8 +50,7 @@ def undisturbed(marks: Sequence[Mark]) -> Iterator[tuple[Mark, Mark]]:
     """
     before = False
     for begin, end in itertools.pairwise(marks):
-        taken = (end.stolen - begin.stolen) / (os.cpu_count() or 1)
-        disturbed = taken > TAKEN * (end.at - begin.at)
+        disturbed = end.stolen - begin.stolen > TAKEN * (end.at - begin.at)
         if not disturbed and not before:
             yield begin, end
         before = disturbed

@@ -55,8 +55,8 @@ MEMORY = 1.02
 # Twice in each round: how far the two are apart says what the machine's own noise is.
 IDLE, AGAIN = "nothing loads", "nothing loads, again"
 STOCK = "keras in a thread"
-ALL, BY_ROUNDS = "p99 of all answers", "p99, median of rounds"
-LEFT_OUT = "seconds left out, as the host took CPUs"
+BY_ROUNDS = "p99, median of rounds"
+OWN = "without the host's seconds"
 
 
 def next_version(path: Path) -> Path:
@@ -273,47 +273,49 @@ def show(report: Report, name: str, found: Mapping[str, Beside]) -> None:
 
 def _show_idle(report: Report, name: str, idle: Beside, found: Mapping[str, Beside]) -> None:
     one, again, what = found[IDLE], found[AGAIN], f"{name}, {IDLE}"
+    stall = Stall.of(idle.lags)
     report.note(f"{what}, answers", idle.answers.rate, "/s")
     report.note(f"{what}, CPUs busy", idle.answers.busy * 100, "%")
-    report.note(f"{what}, {LEFT_OUT}", idle.left_out * 100, "%")
-    report.note(f"{what}, p99", p99(idle.own[0]), "ms")
-    report.note(f"{what}, {ALL}", idle.answers.p99, "ms")
+    report.note(f"{what}, p99", idle.answers.p99, "ms")
     report.note(f"{what}, {BY_ROUNDS}", idle.by_rounds, "ms")
-    report.note(f"{name}, {AGAIN}, p99", p99(again.own[0]) / p99(one.own[0]), "x")
-    report.note(f"{name}, {AGAIN}, {ALL}", again.answers.p99 / one.answers.p99, "x")
+    report.note(f"{what}, stall p99", stall.p99, "ms")
+    report.note(f"{what}, stall max", stall.max, "ms")
+    _note_own(report, what, idle)
+    report.note(f"{what}, p99, {OWN}", p99(idle.own[0]), "ms")
+    report.note(f"{name}, {AGAIN}, p99", again.answers.p99 / one.answers.p99, "x")
     report.note(f"{name}, {AGAIN}, {BY_ROUNDS}", again.by_rounds / one.by_rounds, "x")
-    _note_stalls(report, what, idle)
+    report.note(f"{name}, {AGAIN}, p99, {OWN}", p99(again.own[0]) / p99(one.own[0]), "x")
 
 
 def _show_beside(report: Report, what: str, measured: Beside, idle: Beside, *, asked: bool) -> None:
     report.note(f"{what}, loads beside requests", float(len(measured.took)), "")
     report.note(f"{what}, each of them", statistics.median(measured.took), "s")
-    report.note(f"{what}, {LEFT_OUT}", measured.left_out * 100, "%")
-    report.note(f"{what}, {ALL}", measured.answers.p99 / idle.answers.p99, "x")
     report.note(f"{what}, {BY_ROUNDS}", measured.by_rounds / idle.by_rounds, "x")
+    report.note(f"{what}, p99, {OWN}", p99(measured.own[0]) / p99(idle.own[0]), "x")
+    _note_own(report, what, measured)
+    stall = Stall.of(measured.lags)
     throughput = measured.answers.rate / idle.answers.rate
-    latency = p99(measured.own[0]) / p99(idle.own[0])
-    failures = measured.answers.failures
-    if not asked:
+    bounds = {
+        "p99": (measured.answers.p99 / idle.answers.p99, "x", LATENCY),
+        "stall p99": (stall.p99, "ms", P99),
+        "stall max": (stall.max, "ms", MAX),
+        "requests failed": (measured.answers.failures, "", 0),
+    }
+    if asked:
+        report.figure(f"{what}, throughput", throughput, "x", at_least=THROUGHPUT)
+        for part, (value, unit, at_most) in bounds.items():
+            report.bound(f"{what}, {part}", value, unit, at_most=at_most)
+    else:
         report.note(f"{what}, throughput", throughput, "x")
-        report.note(f"{what}, p99", latency, "x")
-        report.note(f"{what}, requests failed", failures, "")
-        _note_stalls(report, what, measured)
-        return
-    report.figure(f"{what}, throughput", throughput, "x", at_least=THROUGHPUT)
-    report.bound(f"{what}, p99", latency, "x", at_most=LATENCY)
-    report.bound(f"{what}, requests failed", failures, "", at_most=0)
-    stall = Stall.of(measured.own[1])
-    report.bound(f"{what}, stall p99", stall.p99, "ms", at_most=P99)
-    report.bound(f"{what}, stall max", stall.max, "ms", at_most=MAX)
-    report.note(f"{what}, stall max of all", max(measured.lags) * 1e3, "ms")
+        for part, (value, unit, _) in bounds.items():
+            report.note(f"{what}, {part}", value, unit)
 
 
-def _note_stalls(report: Report, what: str, measured: Beside) -> None:
+def _note_own(report: Report, what: str, measured: Beside) -> None:
     stall = Stall.of(measured.own[1])
-    report.note(f"{what}, stall p99", stall.p99, "ms")
-    report.note(f"{what}, stall max", stall.max, "ms")
-    report.note(f"{what}, stall max of all", max(measured.lags) * 1e3, "ms")
+    report.note(f"{what}, the host's seconds", measured.left_out * 100, "%")
+    report.note(f"{what}, stall p99, {OWN}", stall.p99, "ms")
+    report.note(f"{what}, stall max, {OWN}", stall.max, "ms")
 
 
 async def speed(

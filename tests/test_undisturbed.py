@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from itertools import accumulate
 
 import pytest
 from _undisturbed import Mark, undisturbed
 
-_CPUS = os.cpu_count() or 1
-
 
 def _marks(*taken: float) -> list[Mark]:
     """Return marks a second apart; ``taken`` are the parts of all CPUs that the host took."""
-    stolen = [0.0, *accumulate(part * _CPUS for part in taken)]
+    stolen = [0.0, *accumulate(taken)]
     return [Mark(float(at), of, at * 100, at * 700) for at, of in enumerate(stolen)]
 
 
