@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 import anyio
@@ -25,7 +25,7 @@ from asyncload.loader._default import default_loader
 from asyncload.loader._loader import Loader
 from asyncload.loader._options import LoadKeywords, Priority
 from asyncload.sources import normalise
-from asyncload.workers import to_its_end
+from asyncload.workers import await_turn, to_its_end
 
 from ._bring import Bringer, Check
 from ._front import Front
@@ -86,6 +86,9 @@ class ModelSlot(Closing):
             that differs in its values only takes its place, and nothing is built or traced for it.
         wait: whether entering waits until a model serves, and raises if none can be loaded.
             Otherwise it is loaded in the background, and leases wait for it.
+        threads: how many calls of `run` go on at once; others wait. By default as many as
+            `ThreadPoolExecutor` has. They are the slot's own, and when they wake they let the
+            loop's thread end its turn first (SCHED_BATCH, where there is that).
         observer: called with the slot's events (`Switched`, `Retired`, `SwapFailed`), on the loop's
             thread; the Loader's own observer gets those of loads.
         options: of each load, as `Loader.load` takes them; ``warmup=True`` is a good one.
@@ -106,6 +109,7 @@ class ModelSlot(Closing):
         lease_timeout: float | None = LEASE_TIMEOUT,
         spare: bool = True,
         wait: bool = True,
+        threads: int | None = None,
         observer: Observer | None = None,
         **options: Unpack[LoadKeywords],
     ) -> None:
@@ -115,6 +119,8 @@ class ModelSlot(Closing):
             raise ValueError(f"policy is 'availability' or 'resource', not {policy!r}")
         if policy == "resource" and self._versions.count > 1:
             raise ValueError("policy='resource' keeps one model at a time; want one version")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be 1 or more, not {threads}")
         refuse_reuse(options)
         self._loader = loader
         self._policy: SwapPolicy = policy
@@ -123,6 +129,9 @@ class ModelSlot(Closing):
         self._lease_timeout = lease_timeout
         self._spare = Spare(keep=spare)
         self._wait = wait
+        self._threads = ThreadPoolExecutor(
+            threads, thread_name_prefix="asyncload-run", initializer=await_turn
+        )
         self._options = options
         self._ledger = Ledger(observer)
         self._front = Front(normalise(self._uri))
@@ -207,6 +216,7 @@ class ModelSlot(Closing):
             self._begun.set()
             self._front.close()
             self._spare.take()
+            self._threads.shutdown(wait=False)  # calls that outlast their slot go on
 
     async def _load_first_quietly(self) -> None:
         try:
@@ -255,14 +265,14 @@ class ModelSlot(Closing):
         return Lease(self._front, version)
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
-        """Lease the model, and call ``function(model, *args)`` in a thread.
+        """Lease the model, and call ``function(model, *args)`` in a thread of the slot.
 
         The lease lasts until the function has ended. So it does where the caller is cancelled,
         as web frameworks do to a request whose client has gone: the thread cannot be
         stopped, and must not find its model replaced.
 
         Args:
-            function: called in a thread of the loop's default executor.
+            function: called in the caller's context, in one of ``threads``.
             args: its arguments after the model.
 
         Raises:
@@ -270,9 +280,9 @@ class ModelSlot(Closing):
             Exception: what the function raised.
         """
         async with self.lease() as model:
-            call = functools.partial(contextvars.copy_context().run, function, model, *args)
+            call = functools.partial(function, model, *args)
             del model
-            return await to_its_end(call)
+            return await to_its_end(call, self._threads)
 
     # --- swaps -----------------------------------------------------------------------------
 

@@ -2,14 +2,15 @@
 
 - ``_job``        a call on its way to a worker, its limits, and what came of it
 - ``_inside``     what a worker process of ours does besides running jobs
-- ``_slice``      threads that give way to the event loop's thread
 - ``_processes``  the pool of worker processes, and how it survives the death of one
 - ``_threads``    a call in a thread of its own
+- ``_turns``      threads that let the event loop's thread go first
 - ``_workers``    `Workers`, which the other rooms use
 """
 
 from ._job import PARSE_LIMITS, Limits
 from ._threads import in_own_thread, to_its_end
+from ._turns import await_turn
 from ._workers import Workers
 
-__all__ = ["PARSE_LIMITS", "Limits", "Workers", "in_own_thread", "to_its_end"]
+__all__ = ["PARSE_LIMITS", "Limits", "Workers", "await_turn", "in_own_thread", "to_its_end"]

@@ -13,8 +13,8 @@ from asyncload.resting import carried
 
 from ._job import PARSE_LIMITS, Job, Limits, Outcome
 from ._processes import CLOSED, Processes, submit
-from ._slice import give_way
 from ._threads import in_own_thread
+from ._turns import give_way
 
 __all__ = ["Workers"]
 

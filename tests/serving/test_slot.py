@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -422,8 +426,6 @@ async def test_misuse(loader: asyncload.Loader, saved: Path) -> None:
 async def test_run_holds_its_lease_until_the_thread_has_ended(
     loader: asyncload.Loader, saved: Path
 ) -> None:
-    import threading
-
     begun, end = threading.Event(), threading.Event()
 
     def slow(model: Any) -> None:
@@ -453,6 +455,34 @@ async def test_run_raises_what_the_function_raises(loader: asyncload.Loader, sav
         assert slot.status.leases == 0
 
 
+async def test_run_has_threads_of_the_slot_which_end_with_it(
+    loader: asyncload.Loader, saved: Path
+) -> None:
+    asked: ContextVar[str] = ContextVar("asked")
+
+    def look(model: Any, seconds: float) -> tuple[threading.Thread, bool, str]:
+        time.sleep(seconds)
+        waits = not hasattr(os, "SCHED_BATCH") or os.sched_getscheduler(0) == os.SCHED_BATCH
+        return threading.current_thread(), waits, asked.get()
+
+    asked.set("in the caller's context")
+    async with ModelSlot(model_of(saved, 1), loader=loader, threads=2) as slot:
+        found = await asyncio.gather(*(slot.run(look, 0.05) for _ in range(6)))
+        threads = {thread for thread, _, _ in found}
+        assert len(threads) == 2
+        assert all(waits for _, waits, _ in found)
+        assert {context for _, _, context in found} == {"in the caller's context"}
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_slot_without_threads_is_refused(saved: Path, threads: int) -> None:
+    with pytest.raises(ValueError, match=f"threads must be 1 or more, not {threads}"):
+        ModelSlot(saved, threads=threads)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_many_tasks_lease_while_models_swap(
     loader: asyncload.Loader, saved: Path, policy: Any
@@ -479,7 +509,6 @@ async def test_many_tasks_lease_while_models_swap(
 
 
 async def test_a_lease_is_cheap(loader: asyncload.Loader, saved: Path) -> None:
-    import time
 
     async with ModelSlot(model_of(saved, 1), loader=loader) as slot:
         best = 1.0

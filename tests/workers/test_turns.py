@@ -1,13 +1,16 @@
-"""The threads that read give way to the loop's."""
+"""Threads let the loop's go first."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from asyncload.workers._slice import give_way
+import pytest
+
+from asyncload.workers._turns import await_turn, give_way
 
 
 def _slice() -> str | None:
@@ -48,3 +51,35 @@ def test_its_slice_is_long_where_the_kernel_shows_it() -> None:
     thread.start()
     thread.join()
     assert slices in ([None], ["100000000"]), "kernels before 6.12 keep their own"
+
+
+needs_batch = pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
+
+
+def _found(before: Callable[[], object]) -> tuple[int, int]:
+    """Return policy and niceness of a thread that awaits its turn, after what it did before."""
+    found: list[tuple[int, int]] = []
+
+    def run() -> None:
+        before()
+        await_turn()
+        found.append((os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@needs_batch
+def test_a_thread_that_awaits_its_turn_pushes_none_aside_and_is_as_nice_as_before() -> None:
+    assert _found(lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 3)) == (
+        os.SCHED_BATCH,
+        3,
+    )
+
+
+@needs_batch
+def test_a_policy_that_somebody_chose_stays() -> None:
+    idle = os.SCHED_IDLE
+    assert _found(lambda: os.sched_setscheduler(0, idle, os.sched_param(0)))[0] == idle
