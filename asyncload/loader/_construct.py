@@ -21,6 +21,7 @@ from asyncload.events import Event, FellBack, StageEnded, StageStarted
 from asyncload.interfaces import OpenFiles, Reader, Source, WorkerPool
 from asyncload.manifest import Manifest
 from asyncload.materialize import CannotWarmUp
+from asyncload.materialize.quiet import settle
 from asyncload.resting import carried
 from asyncload.workers import in_own_thread
 
@@ -168,6 +169,7 @@ class Construction:
     def _read(self, make: _Maker, kind: str, documents: Mapping[str, bytes]) -> None:
         # Imports TensorFlow, if the program has not: seconds, so it belongs on this thread.
         self._build = make.build(kind)
+        settle()
         self._build.read(documents)
 
     def _construct(self) -> None:

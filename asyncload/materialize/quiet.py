@@ -14,82 +14,86 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
 from asyncload.resting import is_resting
+from asyncload.workers import await_turn
 
-__all__ = ["Attention", "collect_young", "quiet", "responsive"]
+__all__ = ["Attention", "collect_young", "quiet", "responsive", "settle"]
 
-# Measured with benchmarks/bench_loop.py: shorter gains nothing, longer shows in the p99.
-SWITCH_INTERVAL = 0.00005  # seconds
+# Seconds. Measured with benchmarks/bench_loop.py: shorter gains nothing, longer shows in the p99.
+OFTEN = 0.00005
+# Beside a busy program, whose own threads pay for each switch. Beside answers that keep 2 CPUs 0.7
+# busy, the loop's longest stall was 5.6 ms with it, 9.5 with the interpreter's own 5 ms.
+SELDOM = 0.001
 
 # Objects that are collected at once: 10,000 stop the loop for 10 ms and more beside a busy program.
 _MANY = 2_000
 
 
-class _Held(ABC):
-    """A setting of the process, held by any number of threads at once."""
+class _SwitchInterval:
+    """The interpreter's switch interval: the shortest that anybody wants."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: Counter[float] = Counter()
+        self._found = 0.0
+
+    def enter(self, seconds: float) -> None:
+        with self._lock:
+            if not self._wanted:
+                self._found = sys.getswitchinterval()
+            self._wanted[seconds] += 1
+            self._set()
+
+    def leave(self, seconds: float) -> None:
+        with self._lock:
+            self._wanted[seconds] -= 1
+            self._wanted += Counter()  # without those that nobody wants any more
+            self._set()
+
+    def _set(self) -> None:
+        sys.setswitchinterval(min([self._found, *self._wanted]))
+
+    @contextmanager
+    def held(self, seconds: float) -> Iterator[None]:
+        self.enter(seconds)
+        try:
+            yield
+        finally:
+            self.leave(seconds)
+
+
+class _Collector:
+    """The garbage collector, off while anybody holds it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holders = 0
-
-    def enter(self) -> None:
-        with self._lock:
-            self._holders += 1
-            if self._holders == 1:
-                self._change()
-
-    def leave(self) -> None:
-        with self._lock:
-            self._holders -= 1
-            if self._holders == 0:
-                self._restore()
-
-    @abstractmethod
-    def _change(self) -> None: ...
-
-    @abstractmethod
-    def _restore(self) -> None: ...
+        self._found = True
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        self.enter()
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1:
+                self._found = gc.isenabled()
+                gc.disable()
         try:
             yield
         finally:
-            self.leave()
-
-
-class _SwitchInterval(_Held):
-    _found = 0.0
-
-    def _change(self) -> None:
-        self._found = sys.getswitchinterval()
-        sys.setswitchinterval(min(self._found, SWITCH_INTERVAL))
-
-    def _restore(self) -> None:
-        sys.setswitchinterval(self._found)
-
-
-class _Collector(_Held):
-    _found = True
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0 and self._found:
+                    _promote_young_objects()
+                    gc.enable()
 
     def collect_young(self) -> None:
         if self._holders and self._found and gc.get_count()[0] > _MANY:
             gc.collect(1)
-
-    def _change(self) -> None:
-        self._found = gc.isenabled()
-        gc.disable()
-
-    def _restore(self) -> None:
-        if self._found:
-            _promote_young_objects()
-            gc.enable()
 
 
 def _promote_young_objects() -> None:
@@ -115,35 +119,37 @@ def collect_young() -> None:
 
 
 def responsive() -> AbstractContextManager[None]:
-    """Switch threads more often until the block ends, so that the loop's thread gets its turn.
+    """Switch threads often until the block ends, so that the loop's thread gets its turn.
 
-    Work that rests does not: its spells are short, and each switch costs the program's own threads
-    (where those are idle, whoever sets the pace pays `Attention` for all that rests).
+    Work that rests does not: its spells are short, and each switch costs the program's own threads.
+    Whoever sets the pace of all that rests pays `Attention` for it.
 
     Blocks may nest and overlap, in any threads; the interval found by the first to enter is
     back when the last has left. So it is with `quiet`.
     """
-    return nullcontext() if is_resting() else _switch_interval.held()
+    return nullcontext() if is_resting() else _switch_interval.held(OFTEN)
 
 
 class Attention:
-    """`responsive` that goes on and off as wanted, and off when the block ends."""
+    """Switch threads now and then until the block ends, and often as wanted."""
 
     def __init__(self) -> None:
         self._is_paid = False
 
     def __enter__(self) -> Self:
+        _switch_interval.enter(SELDOM)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.pay(False)
+        _switch_interval.leave(SELDOM)
 
     def pay(self, wanted: bool) -> None:
-        """Switch threads often from now on, or no more."""
+        """Switch threads often from now on, or only now and then."""
         if wanted and not self._is_paid:
-            _switch_interval.enter()
+            _switch_interval.enter(OFTEN)
         elif self._is_paid and not wanted:
-            _switch_interval.leave()
+            _switch_interval.leave(OFTEN)
         self._is_paid = wanted
 
 
@@ -152,3 +158,16 @@ def quiet() -> Iterator[None]:
     """Be `responsive`, and hold garbage collection, until the block ends."""
     with responsive(), _collector.held():
         yield
+
+
+def settle() -> None:
+    """Have this thread await its turn whenever it wakes, from now on.
+
+    TensorFlow's pools start first, if they have not: they would inherit that, and answers would
+    wait behind whatever else computes on the machine (beside one process that does, their p99 was
+    3 s instead of 1, measured on 2 CPUs).
+    """
+    import tensorflow as tf
+
+    tf.config.list_logical_devices()
+    await_turn()

@@ -14,7 +14,7 @@ from asyncload.resting import carried
 from ._job import PARSE_LIMITS, Job, Limits, Outcome
 from ._processes import CLOSED, Processes, submit
 from ._threads import in_own_thread
-from ._turns import give_way
+from ._turns import await_turn, give_way
 
 __all__ = ["Workers"]
 
@@ -164,6 +164,7 @@ class Workers:
 
 
 def _enter_thread() -> None:
+    await_turn()
     give_way()
     count_as_ours()
 

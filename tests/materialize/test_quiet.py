@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import threading
 import weakref
@@ -10,7 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from asyncload.materialize.quiet import Attention, collect_young, quiet
+from asyncload.materialize.quiet import (
+    OFTEN,
+    SELDOM,
+    Attention,
+    collect_young,
+    quiet,
+    responsive,
+)
 from asyncload.resting import resting
 
 
@@ -50,11 +58,46 @@ def test_what_rests_leaves_the_interval() -> None:
 def test_attention_goes_on_and_off_and_ends_with_its_block() -> None:
     before = sys.getswitchinterval()
     with Attention() as attention:
-        assert sys.getswitchinterval() == before
+        assert sys.getswitchinterval() == pytest.approx(SELDOM)
         for wanted in (True, True, False, False, True):
             attention.pay(wanted)
-            assert (sys.getswitchinterval() < before) is wanted
+            assert sys.getswitchinterval() == pytest.approx(OFTEN if wanted else SELDOM)
     assert sys.getswitchinterval() == pytest.approx(before)
+
+
+def test_the_shortest_interval_that_anybody_wants_is_set() -> None:
+    with responsive(), Attention(), responsive():
+        assert sys.getswitchinterval() == pytest.approx(OFTEN)
+    sys.setswitchinterval(SELDOM / 2)
+    with Attention():
+        assert sys.getswitchinterval() == pytest.approx(SELDOM / 2)
+    assert sys.getswitchinterval() == pytest.approx(SELDOM / 2)
+
+
+_SETTLED = """
+import os, threading
+from asyncload.materialize.quiet import settle
+
+def run():
+    settle()
+    print(os.sched_getscheduler(0) == os.SCHED_BATCH)
+
+ours = os.listdir("/proc/self/task")
+thread = threading.Thread(target=run)
+thread.start()
+mine = str(thread.native_id)
+thread.join()
+theirs = set(os.listdir("/proc/self/task")) - {*ours, mine}
+print(len(theirs) > 0, {os.sched_getscheduler(int(each)) for each in theirs} == {os.SCHED_OTHER})
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+def test_a_thread_settles_and_tensorflows_pools_do_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SETTLED], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split() == ["True", "True", "True"], done.stderr
 
 
 def test_overlapping_blocks_restore_with_the_last() -> None:
