@@ -509,7 +509,6 @@ async def test_many_tasks_lease_while_models_swap(
 
 
 async def test_a_lease_is_cheap(loader: asyncload.Loader, saved: Path) -> None:
-
     async with ModelSlot(model_of(saved, 1), loader=loader) as slot:
         best = 1.0
         for _ in range(20):
