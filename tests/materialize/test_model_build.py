@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import traceback
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 
+from asyncload import resting
 from asyncload.errors import Corrupt, FormatError, MismatchError, Unsafe
 from asyncload.materialize import CannotBuildFast, _private
 from asyncload.materialize.keras import ModelBuild, capture_scopes
@@ -140,6 +142,33 @@ def test_training_does_not_write_to_the_arrays(tmp_path: Path) -> None:
     again = keras.models.load_model(tmp_path / "again.keras")
     for mine, theirs in zip(model.weights, again.weights, strict=True):
         assert same_bytes(mine.numpy(), theirs.numpy()), mine.path
+
+
+class Witness:
+    """A `Rest` that notes which functions ask it, and wants none."""
+
+    def __init__(self) -> None:
+        self.callers: set[str] = set()
+
+    def is_wanted(self) -> bool:
+        return True
+
+    def after(self, worked: float) -> float:
+        del worked
+        self.callers.update(frame.f_code.co_name for frame, _ in traceback.walk_stack(None))
+        return 0.0
+
+
+def test_it_rests_in_what_keras_does_for_every_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, arrays, assets = read(save("functional", tmp_path))
+    monkeypatch.setattr(resting, "SPELL", 0.0)
+    witness = Witness()
+    with resting.resting(witness):
+        build(config).bind(arrays, assets)
+    by_node = {"_build_map_helper", "map_graph", "_run_through_graph", "has_path"}
+    assert by_node <= witness.callers
 
 
 # Keras' own, for a layer whose weights did not load; stock gives it too.

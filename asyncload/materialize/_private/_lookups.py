@@ -51,6 +51,7 @@ def quick_is_nested(stock: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
     @functools.wraps(stock)
     def is_nested(structure: Any) -> bool:
+        rest_in_skeleton()
         kind = type(structure)
         nested = _nested.get(kind)
         if nested is None:
