@@ -154,9 +154,11 @@ def empty(model: Any) -> bool:
         Whether it was emptied; otherwise it is none that can be reused, and as it was.
     """
     blueprint = blueprint_of(model)
-    if blueprint is None or blueprint.problem is not None or not _private.reuse_path():
+    if blueprint is None or blueprint.problem is not None:
         return False
     with turn():
+        if not _private.reuse_path():
+            return False
         blueprint.empty()
     return True
 

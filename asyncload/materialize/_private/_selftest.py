@@ -130,7 +130,7 @@ def _try_reuse() -> None:
     """Empty a variable that a traced function reads, and give it another value."""
     variable = keras.Variable(np.array([1.0, 2.0], np.float32))
     holder = variable._value
-    traced = tf.function(lambda x: x + variable.value)
+    traced = tf.function(lambda x: x + variable.value, autograph=False)
     if traced(tf.constant([1.0, 1.0])).numpy().tolist() != [2.0, 3.0]:
         raise AssertionError("a traced function gave something else")
     drop([(holder.handle, 1, holder.dtype)])
@@ -174,7 +174,8 @@ def _saved_module() -> tf.Module:
             found = module.table.lookup(tf.cast(x, tf.int64))
         return tf.cast(found, tf.float32), _with_own_gradient(x) * module.variable
 
-    module.call = tf.function(call, input_signature=[tf.TensorSpec([], tf.float32)])
+    signature = [tf.TensorSpec([], tf.float32)]
+    module.call = tf.function(call, input_signature=signature, autograph=False)
     return module
 
 

@@ -25,8 +25,12 @@ def _try_everything() -> None:
     start = -buffer.ctypes.data % 64 // buffer.itemsize
     value = buffer[start : start + 4]
     variable = tf.Variable(value)
-    inner = tf.function(lambda x: x * variable, input_signature=[tf.TensorSpec([4], tf.float32)])
-    outer = tf.function(lambda x: inner(x) + 1.0, input_signature=[tf.TensorSpec([4], tf.float32)])
+    # Autograph would rewrite nothing here, and take a fifth of the time of all this.
+    traced_as_it_is = functools.partial(
+        tf.function, input_signature=[tf.TensorSpec([4], tf.float32)], autograph=False
+    )
+    inner = traced_as_it_is(lambda x: x * variable)
+    outer = traced_as_it_is(lambda x: inner(x) + 1.0)
     traced = outer.get_concrete_function()
     argument = tf.constant([1.0, 2.0, 3.0, 4.0])
     expected = traced(argument).numpy()
