@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,3 +109,53 @@ def test_arrays_never_share_memory(steps: list[tuple[int, bool]]) -> None:
             alive.pop(0)
         for other, stamp in alive:
             assert other[0] == other[-1] == stamp
+
+
+def small_pages(nbytes: int) -> mmap.mmap:
+    mapping = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE)
+    mapping.madvise(mmap.MADV_NOHUGEPAGE)
+    np.frombuffer(mapping, np.uint8)[:: mmap.PAGESIZE] = 1  # has the system make them
+    return mapping
+
+
+def marked_as_free() -> int:
+    lines = Path("/proc/self/smaps").read_text("ascii", "replace").splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("LazyFree:"))
+
+
+@contextmanager
+def another_thread(interval: float) -> Iterator[list[int]]:
+    """Have a thread count how often it gets the interpreter's lock."""
+    turns, ended, found = [0], threading.Event(), sys.getswitchinterval()
+
+    def take_turns() -> None:
+        while not ended.is_set():
+            turns[0] += 1
+            time.sleep(0)
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    sys.setswitchinterval(interval)
+    try:
+        yield turns
+    finally:
+        sys.setswitchinterval(found)
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
+def test_what_is_kept_is_marked_as_free_while_others_run() -> None:
+    pool, most = ArenaPool(64 * MIB), 0
+    for _ in range(20):  # on a busy machine the other thread may have no CPU meanwhile
+        mapping, before = small_pages(64 * MIB), marked_as_free()
+        with another_thread(1.0) as turns:
+            begin = turns[0]
+            pool.give_back(mapping)
+            most = max(most, turns[0] - begin)
+        assert marked_as_free() - before >= 32 * MIB
+        del mapping
+        pool.take(60 * MIB)
+        if most > 5:
+            break
+    assert most > 5
