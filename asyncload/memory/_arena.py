@@ -112,8 +112,7 @@ class ArenaPool:
 
 def _mark_as_free(mapping: mmap.mmap) -> None:
     # Not by its own madvise, which holds the interpreter's lock meanwhile: where the system found
-    # no huge pages, 13 ms for 260 MB, for which the event loop waited. A hint: memory that the
-    # program locked stays.
+    # no huge pages, 3 ms for 64 MB. A hint: memory that the program locked stays.
     if hasattr(mmap, "MADV_FREE"):
         madvise = ctypes.CDLL(None).madvise
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
