@@ -160,7 +160,7 @@ def busy() -> Iterator[None]:
 async def test_a_busy_program_is_left_nearly_all(folder: Path) -> None:
     async with asyncload.Loader(processes=1, max_stall_ms=1e6) as loader:
 
-        async def took() -> float:
+        async def took() -> tuple[float, float]:
             begin = time.perf_counter()
             load, told = loader.prefetch(folder / "later.safetensors"), False
             while not load.done():
@@ -168,13 +168,18 @@ async def test_a_busy_program_is_left_nearly_all(folder: Path) -> None:
                 told = told or load.progress.pace == loader.pace.value
             await load
             assert told
-            return time.perf_counter() - begin
+            return time.perf_counter() - begin, load.progress.pace
 
-        idle = min([await took() for _ in range(4)])
+        times = []
+        for _ in range(4):
+            seconds, last = await took()
+            assert last == loader.pace.value  # nothing else has it watched any more
+            times.append(seconds)
         with busy(), loader.pace.errand():
             while loader.pace.value > 0.3:
                 await asyncio.sleep(0.001)
-            assert await took() > 2 * idle
+            seconds, _ = await took()
+            assert seconds > 2 * min(times)
 
 
 async def test_what_is_needed_now_rests_for_nobody(folder: Path) -> None:

@@ -78,11 +78,11 @@ def test_is_in_huge_pages() -> None:
     arena = Arena(16 * MIB)
     arena.view(0, 16 * MIB)[:] = bytes(16 * MIB)
     start = address(arena.view(0, 1))
-    flags = _smaps(start)
+    flags = smaps(start)
     assert "hg" in flags["VmFlags"].split(), "MADV_HUGEPAGE was not given"
 
 
-def _smaps(start: int) -> dict[str, str]:
+def smaps(start: int) -> dict[str, str]:
     """Return what the kernel says about the mapping that begins at ``start``."""
     found: dict[str, str] = {}
     inside = False

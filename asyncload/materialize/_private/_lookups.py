@@ -81,7 +81,6 @@ def quick_flatten(
 
     @functools.wraps(stock)
     def flatten(structure: Any) -> list[Any]:
-        rest_in_skeleton()
         leaves: list[Any] = []
         extend(leaves, structure)
         return leaves

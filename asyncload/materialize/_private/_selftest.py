@@ -130,6 +130,7 @@ def _try_reuse() -> None:
     """Empty a variable that a traced function reads, and give it another value."""
     variable = keras.Variable(np.array([1.0, 2.0], np.float32))
     holder = variable._value
+    # Autograph would read this file, to rewrite nothing: half of the time of all this.
     traced = tf.function(lambda x: x + variable.value, autograph=False)
     if traced(tf.constant([1.0, 1.0])).numpy().tolist() != [2.0, 3.0]:
         raise AssertionError("a traced function gave something else")
