@@ -12,7 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops, tensor_shape
-from tensorflow.python.ops import gen_resource_variable_ops, resource_variable_ops
+from tensorflow.python.ops import (
+    gen_resource_variable_ops,
+    handle_data_util,
+    resource_variable_ops,
+)
 
 from asyncload.materialize._turn import rest_in_turn
 
@@ -63,15 +67,27 @@ def in_load() -> bool:
     return in_skeleton() or getattr(here, "recording", False)
 
 
+@functools.lru_cache(1024)
+def _handle_data(shape: Any, dtype: Any) -> Any:
+    """Return what a handle of such a variable points to: one message for all of them.
+
+    With one of their own each, 1,000 variables that were made and dropped set off what protobuf
+    does at each 10,000th message that it frees: it returns the C library's free memory to the
+    system, with the GIL held, which stops an event loop for 12 ms and more.
+    """
+    return handle_data_util.create_handle_data(shape, dtype)
+
+
 def _bind(variable: Any, tensor: Any) -> None:
     """Give a Keras variable that has no value yet this one, sharing its memory."""
     value = resource_variable_ops.ResourceVariable.__new__(resource_variable_ops.ResourceVariable)
     name = variable.name
     unique = f"{name}_{ops.uid()}"
     shape, dtype = tensor.shape, tensor.dtype
-    handle = resource_variable_ops._variable_handle_from_shape_and_dtype(
-        shape, dtype, shared_name=None, name=name, graph_mode=False
+    handle = gen_resource_variable_ops.var_handle_op(
+        dtype, shape, shared_name=context.anonymous_name(), debug_name=name, name=name
     )
+    handle._handle_data = _handle_data(shape, dtype)
     handle._parent_trackable = weakref.ref(value)
     handle._name = f"{name}:0"
     handle._unique_id = unique
