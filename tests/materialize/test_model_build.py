@@ -173,6 +173,19 @@ def test_it_rests_in_what_keras_does_for_every_node(
 
 # Keras' own, for a layer whose weights did not load; stock gives it too.
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_variables_of_one_shape_share_what_describes_their_handles(tmp_path: Path) -> None:
+    config, arrays, assets = read(save("functional", tmp_path))
+    first, second = (build(config, compile=False).bind(arrays, assets) for _ in range(2))
+    stock = keras.models.load_model(tmp_path / "functional.keras", compile=False)
+    described = set()
+    for one, other, whole in zip(first.weights, second.weights, stock.weights, strict=True):
+        data = one.value.handle._handle_data
+        assert data is other.value.handle._handle_data  # or each would be freed with its variable
+        assert data == whole.value.handle._handle_data
+        described.add(id(data))
+    assert len(described) == len({(one.shape, one.dtype) for one in first.weights})
+
+
 def test_misfits_are_all_named(tmp_path: Path) -> None:
     config, arrays, assets = read(save("functional", tmp_path))
     arrays["layers/dense/vars/0"] = aligned(np.zeros((2, 2), "float32"))
