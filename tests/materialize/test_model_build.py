@@ -171,8 +171,6 @@ def test_it_rests_in_what_keras_does_for_every_node(
     assert by_node <= witness.callers
 
 
-# Keras' own, for a layer whose weights did not load; stock gives it too.
-@pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_variables_of_one_shape_share_what_describes_their_handles(tmp_path: Path) -> None:
     config, arrays, assets = read(save("functional", tmp_path))
     first, second = (build(config, compile=False).bind(arrays, assets) for _ in range(2))
@@ -186,6 +184,8 @@ def test_variables_of_one_shape_share_what_describes_their_handles(tmp_path: Pat
     assert len(described) == len({(one.shape, one.dtype) for one in first.weights})
 
 
+# Keras' own, for a layer whose weights did not load; stock gives it too.
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_misfits_are_all_named(tmp_path: Path) -> None:
     config, arrays, assets = read(save("functional", tmp_path))
     arrays["layers/dense/vars/0"] = aligned(np.zeros((2, 2), "float32"))
