@@ -172,9 +172,10 @@ def test_it_rests_in_what_keras_does_for_every_node(
 
 
 def test_variables_of_one_shape_share_what_describes_their_handles(tmp_path: Path) -> None:
-    config, arrays, assets = read(save("functional", tmp_path))
+    path = save("functional", tmp_path)
+    config, arrays, assets = read(path)
     first, second = (build(config, compile=False).bind(arrays, assets) for _ in range(2))
-    stock = keras.models.load_model(tmp_path / "functional.keras", compile=False)
+    stock = keras.models.load_model(path, compile=False)
     described = set()
     for one, other, whole in zip(first.weights, second.weights, stock.weights, strict=True):
         data = one.value.handle._handle_data
