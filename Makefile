@@ -1,6 +1,8 @@
 # `make demo` or `make test` on a fresh clone needs python3 (3.11 to 3.13) and make, nothing else.
+# `make test PYTHON=python3.12` tries another one, in an environment of its own.
 PYTHON ?= python3
-VENV := .venv
+VERSION := $(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+VENV := .venv$(VERSION)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
@@ -50,5 +52,5 @@ soak: $(READY)  ## load, cancel and fail for minutes; memory, descriptors and pr
 	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 clean:  ## remove .venv and every cache
-	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
