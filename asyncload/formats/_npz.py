@@ -1,15 +1,17 @@
 """NumPy's ``.npz`` archives, and single ``.npy`` arrays.
 
 An archive is a ZIP of ``<name>.npy`` members, stored by `numpy.savez` and deflated by
-`numpy.savez_compressed`. A stored member's data is read as it lies in the archive.
+`numpy.savez_compressed`. A stored member's data is read as it lies in the archive. Names are keys,
+as to `numpy.load`, and no paths: nothing is written by them.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
-from asyncload.errors import Corrupt
+from asyncload.errors import Corrupt, Unsafe
 from asyncload.interfaces import Indexing
 from asyncload.manifest import Manifest, TensorEntry
 
@@ -27,11 +29,13 @@ _BATCHES = 4  # at a time, so that reads overlap where they are slow
 # Where a DEFLATE stream has yielded no header after this much, it is none.
 _HEAD_LIMIT = 1 << 20  # bytes
 
+_Found = tuple[bool, TensorEntry]  # whether it is an array
+
 
 class Npz:
     """Format of ``*.npz``: tensors are named as `numpy.load` names them.
 
-    Members that are not ``.npy`` files become assets.
+    As there, a member that begins as an array is one, whatever its name. Others become assets.
     """
 
     name = "npz"
@@ -95,25 +99,45 @@ async def index_npz(
     Returns:
         The tensors, and what else there is in it, by name in the archive's order.
     """
-    archive = await _zip.open_archive(indexing, indexing.files.readers[file], base, length)
+    reader = indexing.files.readers[file]
+    archive = await _zip.open_archive(indexing, reader, base, length, paths=False)
     members = list(archive.members.values())
     batches = [members[first : first + _BATCH] for first in range(0, len(members), _BATCH)]
 
-    async def index_batch(batch: Sequence[_zip.Member]) -> dict[str, TensorEntry]:
+    async def index_batch(batch: Sequence[_zip.Member]) -> Sequence[_Found]:
         return await _index_batch(indexing, archive, batch, file)
 
-    found: dict[str, TensorEntry] = {}
-    for entries in await for_each(batches, index_batch, limit=_BATCHES):
-        found |= entries
-    tensors = {entry.name: entry for name, entry in found.items() if name.endswith(_SUFFIX)}
-    return tensors, {name: entry for name, entry in found.items() if not name.endswith(_SUFFIX)}
+    found = await for_each(batches, index_batch, limit=_BATCHES)
+    return await indexing.workers.run_in_thread(_sorted_out, found, reader.uri)
+
+
+def _sorted_out(
+    batches: Iterable[Sequence[_Found]], uri: str
+) -> tuple[dict[str, TensorEntry], dict[str, TensorEntry]]:
+    """Return the tensors, and the rest, by name.
+
+    Raises:
+        Unsafe: two members are arrays of one name.
+    """
+    tensors: dict[str, TensorEntry] = {}
+    others: dict[str, TensorEntry] = {}
+    for is_array, entry in chain.from_iterable(batches):
+        if is_array and entry.name in tensors:
+            raise Unsafe(
+                f"holds two members for this array, {entry.name!r} and "
+                f"{entry.name + _SUFFIX!r}; numpy.load would return one of them. Save it again.",
+                uri=uri,
+                tensor=entry.name,
+            )
+        (tensors if is_array else others)[entry.name] = entry
+    return tensors, others
 
 
 async def _index_batch(
     indexing: Indexing, archive: _zip.Archive, members: Sequence[_zip.Member], file: int
-) -> dict[str, TensorEntry]:
-    """Index some members, the begins of which are read together; return entries by member."""
-    found: dict[str, TensorEntry] = {}
+) -> Sequence[_Found]:
+    """Index some members, the begins of which are read together."""
+    found: dict[str, _Found] = {}
     wanted = [(member, _HEAD) for member in members]
     while wanted:
         held = await archive.read(_zip.head(*want) for want in wanted)
@@ -129,45 +153,51 @@ async def _index_batch(
             else:
                 found[member.name] = answer
         wanted = again
-    return {member.name: found[member.name] for member in members}
+    return [found[member.name] for member in members]
 
 
 def _parse_heads(
     blob: bytes, members: Sequence[tuple[_zip.Member, int]], file: int, uri: str
-) -> list[TensorEntry | int]:
-    """Return for each member its entry, or how many bytes behind its name are needed."""
-    answers: list[TensorEntry | int] = []
+) -> list[_Found | int]:
+    """Return what each member is, or how many bytes behind its name are needed."""
+    answers: list[_Found | int] = []
     position = 0
     for member, length in members:
         head = memoryview(blob)[position : position + length]
         position += length
         _zip.check_method(member, uri)
-        data = _zip.data_offset(head, member, uri)
-        if member.name.endswith(_SUFFIX):
-            answers.append(_array(head, data, member, file, uri))
-        else:
-            answers.append(_zip.file_entry(member.name, member, data, file=file))
+        answers.append(_entry(head, _zip.data_offset(head, member, uri), member, file, uri))
     return answers
 
 
-def _array(
-    head: memoryview, data: int, member: _zip.Member, file: int, uri: str
-) -> TensorEntry | int:
-    name = member.name.removesuffix(_SUFFIX)
+def _entry(head: memoryview, data: int, member: _zip.Member, file: int, uri: str) -> _Found | int:
     before = data - member.header
     payload = head[before:][: member.stored]
     begin = _begin(payload, member, uri) if member.deflated else bytes(payload)
+    named = member.name.endswith(_SUFFIX)
+    short = len(begin) < min(len(_npy.MAGIC), member.decoded)
+    if short and not named and len(payload) < min(member.stored, _HEAD_LIMIT):
+        return before + len(_npy.MAGIC)
+    if not named and not begin.startswith(_npy.MAGIC):
+        return False, _zip.file_entry(member.name, member, data, file=file)
+    name = member.name.removesuffix(_SUFFIX)
     header = _npy.parse_header(begin, member.decoded, uri, name)
     if not isinstance(header, int):
-        if not member.deflated:
-            return _npy.entry(name, header, file=file, offset=data + header.length)
-        span = data, member.stored
-        return _npy.deflated_entry(name, header, file=file, span=span, crc32=member.crc32)
+        return True, _array(name, header, data, member, file)
     if len(payload) == member.stored or len(payload) > _HEAD_LIMIT:
         raise Corrupt(
             f"ends after {len(begin)} bytes; its header takes {header}", uri=uri, tensor=name
         )
     return before + header
+
+
+def _array(
+    name: str, header: _npy.Header, data: int, member: _zip.Member, file: int
+) -> TensorEntry:
+    if not member.deflated:
+        return _npy.entry(name, header, file=file, offset=data + header.length)
+    span = data, member.stored
+    return _npy.deflated_entry(name, header, file=file, span=span, crc32=member.crc32)
 
 
 def _begin(payload: memoryview, member: _zip.Member, uri: str) -> bytes:

@@ -1,9 +1,9 @@
 """ZIP archives from anywhere: the few bytes that locate a member are read, and none believed.
 
 The directory is parsed by `zipfile`, as Keras and NumPy do, over the end of the file alone.
-What they let pass is checked here: names that leave the folder, links, encryption,
-duplicates, members that overlap, and local headers that contradict the directory
-(APPNOTE.TXT 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT).
+What they let pass is checked here: names that leave the folder, members with two names,
+links, encryption, duplicates, members that overlap, and local headers that contradict the
+directory (APPNOTE.TXT 6.3.10, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from asyncload.errors import Corrupt, FormatError, TooLarge, Unsafe
 from asyncload.interfaces import Indexing, Reader
@@ -55,13 +56,20 @@ _SIZES_FOLLOW = 0x8
 _UTF8 = 0x800
 _IN_ZIP64 = 0xFFFFFFFF
 
+_FIELD = struct.Struct("<HH")  # APPNOTE 4.5.1: what an extra field is, and its length
+_UNICODE_PATH = 0x7075  # APPNOTE 4.6.9
+_PATH_HEADER = 5  # bytes before the name in it: a version and a checksum
+_PART_LIMIT = 255  # bytes of a file's name; ext4, XFS and APFS take no more
+_PATH_LIMIT = 2048  # bytes of a path; half of what Linux takes, for the folder in front of it
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """One file in an archive, as the directory has it.
 
     Attributes:
-        name: path within the archive, ``/`` between its parts; safe to join to a folder.
+        name: as the directory has it. Where the archive was opened with ``paths``, it is a path,
+            ``/`` between its parts, and safe to join to a folder.
         header: offset of its local header within the outermost file.
         limit: offset at which something else begins.
         stored: bytes in the archive.
@@ -123,9 +131,22 @@ def head(member: Member, payload: int = 0) -> tuple[int, int]:
 
 
 async def open_archive(
-    indexing: Indexing, reader: Reader, base: int = 0, length: int | None = None
+    indexing: Indexing,
+    reader: Reader,
+    base: int = 0,
+    length: int | None = None,
+    *,
+    paths: bool = True,
 ) -> Archive:
-    """Read and check the directory of the archive at ``base`` of ``reader``'s file.
+    """Read and check the directory of an archive.
+
+    Args:
+        indexing: what to work with.
+        reader: the file that holds it.
+        base: its offset in that file.
+        length: its length in bytes; ``None`` for all that follows.
+        paths: whether members are files, which may be written below a folder. If not, their
+            names are no more than keys.
 
     Raises:
         Corrupt, Unsafe, TooLarge: it is no archive, or one to refuse.
@@ -134,7 +155,7 @@ async def open_archive(
     start = max(0, size - _TAIL)
     while True:
         tail = await reader.read(base + start, size - start)
-        found = await indexing.parse(parse_directory, tail, start, base, reader.uri)
+        found = await indexing.parse(parse_directory, tail, start, base, paths, reader.uri)
         if not isinstance(found, int):
             return Archive(reader, found, Held([(base + start, tail)]))
         if size - found > _TAIL + _DIRECTORY_LIMIT:
@@ -187,13 +208,16 @@ class _Tail:
         return found
 
 
-def parse_directory(data: bytes, start: int, base: int, uri: str) -> dict[str, Member] | int:
+def parse_directory(
+    data: bytes, start: int, base: int, paths: bool, uri: str
+) -> dict[str, Member] | int:
     """Parse an archive's directory from its last bytes.
 
     Args:
         data: the bytes of the archive from ``start`` to its end.
         start: offset of ``data`` within the archive.
         base: offset of the archive within its file.
+        paths: as `open_archive` takes it.
         uri: for messages.
 
     Returns:
@@ -211,9 +235,10 @@ def parse_directory(data: bytes, start: int, base: int, uri: str) -> dict[str, M
         OSError,
         ValueError,
         struct.error,
+        Warning,  # of an empty name, where the program has warnings raised
     ) as error:
         raise Corrupt(_no_archive(start + len(data), error), uri=uri) from error
-    return _members(infos, base, end, uri)
+    return _members(infos, base, end, paths, uri)
 
 
 def _no_archive(size: int, error: Exception) -> str:
@@ -225,17 +250,29 @@ def _no_archive(size: int, error: Exception) -> str:
     )
 
 
-def _members(infos: Sequence[zipfile.ZipInfo], base: int, end: int, uri: str) -> dict[str, Member]:
+def _members(
+    infos: Sequence[zipfile.ZipInfo], base: int, end: int, paths: bool, uri: str
+) -> dict[str, Member]:
     members: dict[str, Member] = {}
     for info, limit in _with_limits(infos, end, uri):
-        _check_name(info, uri)
+        member = _member(info, base, limit, uri)
+        if paths:
+            _check_path(info, uri)
+        _check_only_name(info, uri)
         if info.flag_bits & _ENCRYPTED:
-            raise Unsafe(f"member {info.filename!r} is encrypted, which is not supported", uri=uri)
-        if info.filename in members:
-            raise Unsafe(f"holds two members named {info.filename!r}", uri=uri)
-        members[info.filename] = _member(info, base, limit, uri)
+            raise Unsafe(f"member {member.name!r} is encrypted, which is not supported", uri=uri)
+        if member.name in members:
+            raise Unsafe(f"holds two members named {member.name!r}", uri=uri)
+        members[member.name] = member
     _check_ratio(members.values(), uri)
-    return {name: member for name, member in members.items() if not name.endswith("/")}
+    files = {name: each for name, each in members.items() if not _is_folder(each)}
+    if paths:
+        _check_tree(files, uri)
+    return files
+
+
+def _is_folder(member: Member) -> bool:
+    return member.name.endswith("/") and not member.decoded
 
 
 def _with_limits(
@@ -247,10 +284,10 @@ def _with_limits(
     limits: dict[int, int] = {}
     for info, limit in zip(ordered, [*starts, end][1:], strict=True):
         if info.header_offset < 0:
-            raise Corrupt(f"member {info.filename!r} begins before the file", uri=uri)
+            raise Corrupt(f"member {info.orig_filename!r} begins before the file", uri=uri)
         if info.header_offset + _LOCAL.size + info.compress_size > limit:
             raise Unsafe(
-                f"member {info.filename!r} overlaps what follows it: its {info.compress_size} "
+                f"member {info.orig_filename!r} overlaps what follows it: its {info.compress_size} "
                 f"bytes begin at {info.header_offset}, the next thing at {limit}",
                 uri=uri,
             )
@@ -259,12 +296,22 @@ def _with_limits(
         yield info, limits[id(info)]
 
 
-def _check_name(info: zipfile.ZipInfo, uri: str) -> None:
+def _check_path(info: zipfile.ZipInfo, uri: str) -> None:
+    """Refuse a member that is no file, or that could be written elsewhere or nowhere."""
     name = info.orig_filename
     parts = name.removesuffix("/").split("/")
-    if "\\" in name or "\0" in name or ":" in parts[0] or {"", ".", ".."} & set(parts):
+    outside = "\\" in name or "\0" in name or ":" in parts[0] or {"", ".", ".."} & set(parts)
+    if outside or (name.endswith("/") and info.file_size):
         raise Unsafe(
             f"member {name!r} is not a plain relative path: it could name a file elsewhere",
+            uri=uri,
+        )
+    lengths = [len(part.encode()) for part in parts]
+    if max(lengths) > _PART_LIMIT or sum(lengths) + len(parts) > _PATH_LIMIT:
+        raise Unsafe(
+            f"member {name[:40]!r}... has a name of {len(name)} characters, too long for a file; "
+            f"at most {_PART_LIMIT} bytes are possible between two slashes, and {_PATH_LIMIT} in "
+            "all. Rename the layer or the asset, and save again.",
             uri=uri,
         )
     kind = stat.S_IFMT(info.external_attr >> 16)
@@ -272,15 +319,52 @@ def _check_name(info: zipfile.ZipInfo, uri: str) -> None:
         raise Unsafe(f"member {name!r} is a link or a device, not a file", uri=uri)
 
 
+def _check_only_name(info: zipfile.ZipInfo, uri: str) -> None:
+    """Refuse a member with a second name: what is checked would not be what is used."""
+    name = info.orig_filename
+    others = {info.filename, *_unicode_names(info.extra)} - {name}
+    if others:
+        raise Unsafe(
+            f"member {name!r} has a second name, {min(others)!r}, in its Unicode Path field or "
+            "before a NUL. Write the archive again, with one name for each member.",
+            uri=uri,
+        )
+
+
+def _unicode_names(extra: bytes) -> Iterator[str]:
+    """Yield the names in Unicode Path fields, of which `zipfile` takes one from Python 3.12 on.
+
+    Whether the checksum in the field fits the other name makes no difference: other programs may
+    not compare it.
+    """
+    while len(extra) >= _FIELD.size:
+        kind, length = _FIELD.unpack_from(extra)
+        if kind == _UNICODE_PATH and length > _PATH_HEADER:
+            yield extra[_FIELD.size + _PATH_HEADER : _FIELD.size + length].decode(errors="replace")
+        extra = extra[_FIELD.size + length :]
+
+
+def _check_tree(members: Iterable[str], uri: str) -> None:
+    """Refuse a file that would have to be a folder as well."""
+    # Sorted so, what lies below a name follows it at once.
+    for parent, child in pairwise(sorted(name.split("/") for name in members)):
+        if child[: len(parent)] == parent:
+            raise Unsafe(
+                f"member {'/'.join(parent)!r} is a file, and the folder of {'/'.join(child)!r}; "
+                "save it again.",
+                uri=uri,
+            )
+
+
 def _member(info: zipfile.ZipInfo, base: int, limit: int, uri: str) -> Member:
     if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
         raise Corrupt(
-            f"member {info.filename!r} is stored as it is, in {info.compress_size} bytes, and "
+            f"member {info.orig_filename!r} is stored as it is, in {info.compress_size} bytes, and "
             f"said to have {info.file_size}",
             uri=uri,
         )
     return Member(
-        name=info.filename,
+        name=info.orig_filename,
         header=base + info.header_offset,
         limit=base + limit,
         stored=info.compress_size,

@@ -18,6 +18,7 @@ import tensorflow as tf
 from asyncload.errors import Corrupt, MismatchError
 
 from . import _private
+from ._asset_files import write_asset
 from ._serving_plan import CheckpointKeys, ServingPlan
 from ._turn import with_rests
 
@@ -176,8 +177,8 @@ class Bound:
             if self._folder is None:
                 if f"assets/{name}" not in assets:
                     raise Corrupt(f"has no asset {name!r}; export the model again", uri=self._uri)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(assets[f"assets/{name}"])
+                content = assets[f"assets/{name}"]
+                path = write_asset(Path(folder), f"assets/{name}", content, uri=self._uri)
             yield number, os.fspath(path)
 
 

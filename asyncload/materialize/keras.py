@@ -16,6 +16,7 @@ import numpy.typing as npt
 from asyncload.errors import MismatchError
 
 from . import CannotBuildFast, _private
+from ._asset_files import write_asset
 from ._config import parse_config
 from ._keras_blueprint import CONFIG
 from ._keras_build import KerasBuild
@@ -74,11 +75,16 @@ class ModelBuild(KerasBuild):
             CannotBuildFast: Keras has to load this model itself.
         """
         with tempfile.TemporaryDirectory(prefix="asyncload-assets-") as folder:
-            where = _write_assets(assets, Path(folder)) if assets else None
+            where = self._write_assets(assets, Path(folder)) if assets else None
             with turn(self._scopes):
                 taken = self._bind(arrays, where)
                 self._remember(arrays, taken, assets)
         return self._model
+
+    def _write_assets(self, assets: Mapping[str, bytes], folder: Path) -> str:
+        for name, content in assets.items():
+            write_asset(folder, name, content, uri=self._uri)
+        return str(folder)
 
     def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> set[int]:
         store = _private.StateStore(arrays)
@@ -113,11 +119,3 @@ class ModelBuild(KerasBuild):
             "other variables than it did then.",
             uri=self._uri,
         )
-
-
-def _write_assets(assets: Mapping[str, bytes], folder: Path) -> str:
-    for name, content in assets.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return str(folder)

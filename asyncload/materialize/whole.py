@@ -18,10 +18,11 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from asyncload.errors import AsyncloadError, FormatError, MismatchError, Unsafe
+from asyncload.errors import AsyncloadError, FormatError, MismatchError
 from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
+from ._asset_files import write_asset
 from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
 from ._turn import summary, turn
 from .trackables import describe_missing, execute, match_objects, misfits
@@ -188,11 +189,7 @@ class WholeBuild:
             self._write_file(name, content)
 
     def _write_file(self, name: str, content: bytes) -> None:
-        path = self._root / name
-        if not path.resolve().is_relative_to(self._root.resolve()):
-            raise Unsafe(f"the asset {name!r} would leave its folder", uri=self._uri)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_asset(self._root, name, content, uri=self._uri)
 
     def _hand_over(self, root: Any) -> None:
         """Keep the temporary folder for as long as the object lives."""

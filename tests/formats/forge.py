@@ -22,6 +22,7 @@ class Forged:
     decoded: int | None = None
     crc32: int | None = None
     extra: bytes = b""  # in the local header
+    directory_extra: bytes = b""
     local_name: bytes | None = None
     local_method: int | None = None
     local_flags: int | None = None
@@ -73,14 +74,14 @@ def forge(members: Sequence[Forged], *, comment: bytes = b"", between: bytes = b
             stored,
             decoded,
             len(member.name),
-            0,
+            len(member.directory_extra),
             0,
             0,
             0,
             member.attributes,
             header,
         )
-        directory += member.name
+        directory += member.name + member.directory_extra
     begin = len(body) + len(between)
     count = len(members)
     end = struct.pack("<4H2LH", 0, 0, count, count, len(directory), begin, len(comment))
