@@ -2,12 +2,14 @@
 
 ``{"metadata": {"total_size": ...}, "weight_map": {"/layers/dense/vars": "m_00000.weights.h5"}}``;
 an object whose variables are in several files has a list of them (``ShardedH5IOStore`` in
-keras/src/saving/saving_lib.py, Keras 3.15).
+keras/src/saving/saving_lib.py, Keras 3.15). The map selects: a shard may hold more, which is left
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from asyncload.errors import Corrupt
@@ -50,17 +52,23 @@ class KerasSharded:
         return await indexing.parse(parse_map, await read_map(reader), reader.uri)
 
     async def index(self, indexing: Indexing) -> Manifest:
-        """Index every shard, several at once, and compare them with the map."""
+        """Index every shard, several at once, and take what the map names."""
         uri = indexing.files.readers[0].uri
         weight_map = await self._read_map(indexing)
         shards = _named(weight_map)
 
-        async def index_shard(file: int) -> dict[str, TensorEntry]:
-            return await index_hdf5(indexing, file, early=True)
+        async def index_shard(shard: tuple[str, int]) -> dict[str, TensorEntry]:
+            name, file = shard
+
+            def found(tensors: Mapping[str, TensorEntry]) -> None:
+                indexing.found(selected(weight_map, name, tensors))
+
+            return await index_hdf5(replace(indexing, found=found), file, early=True)
 
         files = await open_shards(indexing, shards)
-        found = await for_each(files, index_shard, limit=AT_ONCE)
-        by_shard = dict(zip(shards, found, strict=True))
+        opened = list(zip(shards, files, strict=True))
+        indexed = await for_each(opened, index_shard, limit=AT_ONCE)
+        by_shard = dict(zip(shards, indexed, strict=True))
         tensors = await indexing.workers.run_in_thread(collect, weight_map, by_shard, uri)
         return Manifest(
             uri=indexing.source.uri,
@@ -99,25 +107,33 @@ def _shards(path: str, named: Any, uri: str) -> list[str]:
     return shards
 
 
+def selected(
+    weight_map: Mapping[str, Sequence[str]], shard: str, tensors: Mapping[str, TensorEntry]
+) -> dict[str, TensorEntry]:
+    """Return the tensors of a shard that the map has in it."""
+    return {
+        name: entry for name, entry in tensors.items() if shard in weight_map.get(_path(name), ())
+    }
+
+
+def _path(tensor: str) -> str:
+    return "/" + tensor.rpartition("/")[0]
+
+
 def collect(
     weight_map: Mapping[str, Sequence[str]],
     shards: Mapping[str, Mapping[str, TensorEntry]],
     uri: str,
 ) -> dict[str, TensorEntry]:
-    """Return the tensors of all shards, in the map's order.
+    """Return the tensors that the map names, in its order.
 
     Raises:
-        Corrupt: one is where the map does not have it, or twice, or not where the map has it.
+        Corrupt: one is not where the map has it, or is in two of its shards.
     """
     owners: dict[tuple[str, str], list[str]] = {}
     for shard, entries in shards.items():
-        for tensor in entries:
-            path = "/" + tensor.rpartition("/")[0]
-            if shard not in weight_map.get(path, ()):
-                raise Corrupt(
-                    f"is in {shard!r}, where the map does not have it", uri=uri, tensor=tensor
-                )
-            owners.setdefault((path, shard), []).append(tensor)
+        for tensor in selected(weight_map, shard, entries):
+            owners.setdefault((_path(tensor), shard), []).append(tensor)
     tensors: dict[str, TensorEntry] = {}
     for path, names in weight_map.items():
         for shard in names:

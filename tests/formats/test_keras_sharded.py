@@ -125,10 +125,6 @@ async def test_a_shard_is_truncated(tmp_path: Path) -> None:
             pass
 
 
-def _drop(found: dict[str, Any]) -> None:
-    del found["/layers/dense/vars"]  # one of its shards has another layer's too
-
-
 def _move(found: dict[str, Any]) -> None:
     found["/layers/dense_1/vars"] = "m_00000.weights.h5"  # a name alone will do
 
@@ -137,7 +133,7 @@ def _invent(found: dict[str, Any]) -> None:
     found["/layers/dense_7/vars"] = "m_00000.weights.h5"
 
 
-@pytest.mark.parametrize("change", [_drop, _move, _invent])
+@pytest.mark.parametrize("change", [_move, _invent])
 async def test_tensors_elsewhere_than_the_map_has_them(
     change: Callable[[dict[str, Any]], None], tmp_path: Path
 ) -> None:
@@ -146,7 +142,7 @@ async def test_tensors_elsewhere_than_the_map_has_them(
     found = weight_map(path)
     change(found)
     path.write_text(json.dumps({"weight_map": found}))
-    with pytest.raises(Corrupt, match=r"where the map (has|does not have) it") as caught:
+    with pytest.raises(Corrupt, match="where the map has it") as caught:
         async with indexed(path):
             pass
     assert "layers/dense" in str(caught.value.tensor)

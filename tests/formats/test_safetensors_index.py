@@ -1,4 +1,4 @@
-"""Sharded safetensors: one manifest over all shards, which must agree with their map."""
+"""Sharded safetensors: one manifest over all shards, of what the map names."""
 
 from __future__ import annotations
 
@@ -81,13 +81,6 @@ def test_a_shard_name_with_a_path_is_unsafe(shard: str) -> None:
     ("files", "says"),
     [
         (sharded({"a": "x.safetensors", "b": "x.safetensors"}, x={"a": ONE}), "'b': is not in"),
-        (sharded({"a": "x.safetensors"}, x={"a": ONE, "b": TWO}), "'b': is in 'x.safetensors'"),
-        (
-            sharded(
-                {"a": "x.safetensors", "b": "y.safetensors"}, x={"a": ONE, "b": TWO}, y={"b": TWO}
-            ),
-            "'b': is in 'x.safetensors', where the index does not",
-        ),
         (sharded({"a": 3}), "'a'.*not mapped to a file's name"),
         (sharded({"a": ""}), "'a'.*not mapped to a file's name"),
         (sharded([]), "no weight_map"),
