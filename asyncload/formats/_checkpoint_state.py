@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from posixpath import normpath
+from posixpath import dirname, isabs, join, normpath, realpath
 
 from asyncload.errors import AsyncloadError, Corrupt, TooLarge, Unsafe
 from asyncload.interfaces import Indexing, Reader
@@ -36,21 +36,31 @@ _SIGNS = {
 async def read_state(indexing: Indexing, reader: Reader) -> str:
     """Return the prefix of the latest checkpoint, relative to the folder that ``reader`` is in.
 
+    Programs write absolute paths, and folders are reached through links: on this machine, resolved
+    paths are compared.
+
     Raises:
         Corrupt: the file names none.
-        Unsafe: it names one of another folder.
+        Unsafe: it names one that is neither in that folder nor below it.
         TooLarge: it is far too large for such a file.
     """
     if reader.size > _LIMIT:
         raise TooLarge(f"has {reader.size} bytes; the limit is {_LIMIT}", uri=reader.uri)
     text = await reader.read(0, reader.size)
-    folders = [place.rpartition("/")[0] for place in (reader.uri, reader.path) if place]
     try:
         path = await indexing.parse(latest, text)
     except AsyncloadError as error:
         error.uri = reader.uri
         raise
-    return _within(path, folders, reader.uri)
+    own = reader.path if indexing.source.local else None
+    prefix = await indexing.workers.run_in_thread(_within, path, reader.uri, own)
+    if prefix is None:
+        raise Unsafe(
+            f"names {path!r} as the latest checkpoint, which is neither in its folder nor below. "
+            "If it was moved here, give its prefix instead.",
+            uri=reader.uri,
+        )
+    return prefix
 
 
 def latest(text: bytes) -> str:
@@ -81,14 +91,29 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return _SIGNS.get(match["sign"], match["sign"])
 
 
-def _within(path: str, folders: list[str], uri: str) -> str:
-    folder, _, prefix = path.rpartition("/")
-    same = {normpath(each) if each else "/" for each in folders} | {"."}
-    leaves = prefix in ("", ".", "..") or "\\" in prefix or "\0" in prefix
-    if leaves or normpath(folder if folder or not path.startswith("/") else "/") not in same:
-        raise Unsafe(
-            f"names {path!r} as the latest checkpoint, which is not in its folder. If it was moved "
-            "here, give its prefix instead.",
-            uri=uri,
-        )
-    return prefix
+def _within(path: str, uri: str, own: str | None) -> str | None:
+    """Return a path relative to the state file's folder; ``None`` if it leads elsewhere.
+
+    Args:
+        path: as the state file has it.
+        uri: of the state file.
+        own: path of the state file, on this machine.
+    """
+    folder, _, name = path.rpartition("/")
+    if name in ("", ".", "..") or "\\" in path or "\0" in path:
+        return None
+    if not isabs(path) and "://" not in path:
+        return _below(path, ".")
+    inside = _below(path, dirname(uri))
+    if inside is None and own is not None:
+        resolved = join(realpath(folder or "/"), name)
+        inside = _below(path, dirname(own)) or _below(resolved, realpath(dirname(own)))
+    return inside
+
+
+def _below(path: str, folder: str) -> str | None:
+    path, folder = normpath(path), normpath(folder)
+    if folder == ".":
+        return None if isabs(path) or path.split("/")[0] == ".." else path
+    start = folder.rstrip("/") + "/"
+    return path[len(start) :] if path.startswith(start) else None

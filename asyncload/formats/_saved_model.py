@@ -100,18 +100,39 @@ def _asset_names(program: bytes) -> Iterator[str]:
 
 
 async def _index_variables(indexing: Indexing) -> Bundle:
-    prefix, without = f"{_VARIABLES}/{_VARIABLES}", Bundle({}, None)
-    try:
-        names = await indexing.source.list()
-    except NotFound:  # a server, which lists no folders
-        try:
-            await indexing.source.open(prefix + INDEX_SUFFIX)
-        except NotFound:
-            return without
-        names = None
+    """Index the checkpoint; without an index there are no variables, folder or not.
+
+    Raises:
+        NotFound: there are shards, but no index.
+    """
+    prefix = f"{_VARIABLES}/{_VARIABLES}"
+    names = await _listed(indexing)
     if names is not None and _VARIABLES not in names:
-        return without
-    return await index_bundle(indexing, prefix)
+        return Bundle({}, None)
+    try:
+        index = await indexing.source.open(prefix + INDEX_SUFFIX)
+    except NotFound as error:
+        if names is not None and await _has_shards(indexing, prefix):
+            raise NotFound(
+                "is missing, though its shards are there; copy all of the SavedModel's folder",
+                uri=error.uri,
+            ) from error
+        return Bundle({}, None)
+    indexing.files.add(index)
+    return await index_bundle(indexing, prefix, opened=index)
+
+
+async def _listed(indexing: Indexing) -> list[str] | None:
+    """Return the names in the folder; ``None`` where they cannot be had."""
+    try:
+        return await indexing.source.list()
+    except NotFound:  # a server, which lists no folders
+        return None
+
+
+async def _has_shards(indexing: Indexing, prefix: str) -> bool:
+    entries = await indexing.source.entries(recursive=True)
+    return any(entry.name.startswith(f"{prefix}.data-") for entry in entries)
 
 
 async def _open_assets(indexing: Indexing, names: list[str]) -> dict[str, TensorEntry]:

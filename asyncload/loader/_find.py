@@ -23,13 +23,22 @@ async def find_format(source: Source) -> tuple[Format, Reader]:
     except NotFound as error:
         return await _by_prefix(source, error)
     if names is not None:
-        member, chosen = detect_folder(names, uri=source.uri)
-        return chosen, await source.open(member)
+        return await _in_folder(source, names)
     reader = await source.open()
     if (chosen_by_name := detect_by_name(source.name)) is not None:
         return chosen_by_name, reader
     head = await reader.read(0, min(_HEAD, reader.size))
     return detect(source.name, head, uri=source.uri), reader
+
+
+async def _in_folder(source: Source, names: list[str]) -> tuple[Format, Reader]:
+    files = set(names)
+    while True:
+        member, chosen = detect_folder(files, uri=source.uri)
+        try:
+            return chosen, await source.open(member)
+        except NotFound:  # a folder of that name, say
+            files.remove(member)
 
 
 async def _by_prefix(source: Source, missing: NotFound) -> tuple[Format, Reader]:

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy.typing as npt
 
+from asyncload.errors import SourceError, UnknownFormat
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
-from asyncload.formats import WARMUP_REQUESTS, without_legacy_optimizer
+from asyncload.formats import PREFIXES, WARMUP_REQUESTS, without_legacy_optimizer
 from asyncload.interfaces import (
     HeldReader,
     Indexing,
@@ -99,9 +100,9 @@ class Flow:
         self._load = load
         self._emit = _report_nothing if load is None else load.emit
         self._storage = storage
-        self._source: Source = resources.source(uri, storage)
-        if sightings is not None:
-            self._source = WatchedSource(self._source, sightings)
+        self._given = uri
+        self._sightings = sightings
+        self._source = self._source_of(uri)
         self.uri = self._source.uri
         self._files = OpenFiles()
         self._held = AsyncExitStack()
@@ -114,6 +115,10 @@ class Flow:
         self._kept = 0  # bytes of what stays when the load is over
         self._recall = Recall(resources.index_cache, resources.spare_time)
         self._early: EarlyReads | None = None
+
+    def _source_of(self, uri: str | os.PathLike[str]) -> Source:
+        source = self._resources.source(uri, self._storage)
+        return source if self._sightings is None else WatchedSource(source, self._sightings)
 
     # --- what callers ask for ----------------------------------------------------------
 
@@ -134,6 +139,8 @@ class Flow:
         async with self._opened():
             with self._stage("index"):
                 choice = await choose(self._indexing(_want_no_document, _read_nothing))
+                if not choice.is_model and await self._turn_to_prefix():
+                    choice = await choose(self._indexing(_want_no_document, _read_nothing))
             piece = StorageOptions.parse(self._storage).part_size
             fetch = Fetch(self._source, choice, options, emit=self._emit, piece=piece)
             self._emit(Indexed(uri=self.uri, format=choice.format, tensors=0, nbytes=choice.nbytes))
@@ -247,10 +254,31 @@ class Flow:
         legacy_optimizer: bool = True,
     ) -> Manifest:
         with self._stage("index"):
-            chosen, reader = await find_format(self._source)
+            try:
+                chosen, reader = await find_format(self._source)
+            except UnknownFormat:
+                if not await self._turn_to_prefix():
+                    raise
+                chosen, reader = await find_format(self._source)
             self._files.add(reader)
             manifest = await self._recall.index(chosen, self._indexing(publish, found))
         return manifest if legacy_optimizer else without_legacy_optimizer(manifest)
+
+    async def _turn_to_prefix(self) -> bool:
+        """Take the URI as what the names of several files begin with; return whether it is.
+
+        For a folder, or a file, of no known format that has the name of a checkpoint beside it.
+        """
+        for ending, _ in PREFIXES:
+            source = self._source_of(f"{os.fspath(self._given)}{ending}")
+            await self._held.enter_async_context(source)
+            try:
+                await source.open()
+            except SourceError:  # not there, as far as can be told
+                continue
+            self._source = source
+            return True
+        return False
 
     def _indexing(
         self,

@@ -183,6 +183,12 @@ def checkpoint_keys(
     variables = {}
     for number, variable in plan.variables.items():
         key = _attribute(nodes, same.get(number), _VALUE)
+        if not present:
+            raise Corrupt(
+                f"has no values of its variables, such as {variable.name!r}: "
+                "variables/variables.index is missing; copy all of the SavedModel's folder",
+                uri=parts.uri,
+            )
         if key is None or key not in present:
             raise Corrupt(
                 f"the checkpoint of the model has no value for variable {variable.name!r}; export "

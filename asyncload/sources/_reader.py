@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NoReturn, TypeVar
 
-from asyncload.errors import SourceChanged, SourceError, TransferFailed
+from asyncload.errors import NotFound, SourceChanged, SourceError, TransferFailed
 from asyncload.manifest import file_version
 from asyncload.resting import is_resting, rest_when_due
 
@@ -77,8 +77,9 @@ class LocalReader:
             owner: kept alive until the reader is closed: the memory behind ``path``, say.
 
         Raises:
-            NotFound, AccessDenied, TransferFailed: as they say.
-            SourceError: it is a folder, or something else that is not a file.
+            NotFound: there is nothing, or a folder.
+            AccessDenied, TransferFailed: as they say.
+            SourceError: it is something else that is not a file.
         """
         try:
             descriptor, path = await in_thread(threads, _open, path, uri, undo=_close_opened)
@@ -172,7 +173,7 @@ def _open(path: str, uri: str) -> tuple[int, str]:
 
 def _expect_file(mode: int, uri: str) -> None:
     if stat.S_ISDIR(mode):
-        raise SourceError("is a folder; name the file in it that you want", uri=uri)
+        raise NotFound("is a folder; name the file in it that you want", uri=uri)
     if not stat.S_ISREG(mode):
         raise SourceError("is no regular file but a pipe, socket or device", uri=uri)
 

@@ -101,7 +101,7 @@ async def test_the_index_is_missing(model: Path, loader: asyncload.Loader) -> No
 
 async def test_there_are_no_variables(model: Path, loader: asyncload.Loader) -> None:
     shutil.rmtree(model / "variables")
-    await fails(loader, model, asyncload.Corrupt, "no value for variable")
+    await fails(loader, model, asyncload.Corrupt, r"variables\.index is missing")
 
 
 async def test_a_cycle_of_functions(model: Path, loader: asyncload.Loader) -> None:

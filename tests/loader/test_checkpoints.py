@@ -191,7 +191,7 @@ async def test_in_memory(loader: asyncload.Loader, tmp_path: Path) -> None:
         ('model_checkpoint_path: "{folder}/c"', None),
         ('model_checkpoint_path: "d"', NotFound),
         ('model_checkpoint_path: "../c"', Unsafe),
-        ('model_checkpoint_path: "sub/c"', Unsafe),
+        ('model_checkpoint_path: "sub/c"', NotFound),
         ('model_checkpoint_path: "/c"', Unsafe),
         ('model_checkpoint_path: "{folder}/../c"', Unsafe),
         ('model_checkpoint_path: "/elsewhere/c"', Unsafe),
