@@ -35,7 +35,7 @@ def decode_chunks(
     """
     itemsize = elements.itemsize
     chunk_bytes = math.prod(encoding.chunk) * itemsize
-    with Filters(encoding.filters, chunk_bytes) as filters:
+    with Filters(encoding.filters, chunk_bytes, itemsize) as filters:
         for chunk, piece in zip(encoding.chunks, stored, strict=True):
             content, width = filters.undo(piece, chunk.mask)
             if len(content) != chunk_bytes:
@@ -46,7 +46,7 @@ def decode_chunks(
             if width == itemsize > 1 and not encoding.swap:
                 _gather(content, encoding.chunk, target, itemsize)
                 continue
-            if width > 1:
+            if width > 1:  # and in the other byte order
                 content = unshuffle(content, width)
             source = elements.array(content, swap=encoding.swap).reshape(encoding.chunk)
             np.copyto(target, source[_trim(target)])

@@ -36,12 +36,19 @@ class Filters:
     Args:
         filters: (HDF5 filter id, client data), in the order in which they encoded.
         chunk_bytes: bytes of a decoded chunk.
+        itemsize: bytes of an element.
+
+    Raises:
+        Corrupt: the parameters of a filter do not fit the elements; names no tensor.
     """
 
-    def __init__(self, filters: Sequence[Filter], chunk_bytes: int) -> None:
+    def __init__(self, filters: Sequence[Filter], chunk_bytes: int, itemsize: int) -> None:
+        for number, values in filters:
+            if number == SHUFFLE:
+                _check_width(values, itemsize)
         self._filters = tuple(filters)
-        checksums = sum(number == FLETCHER32 for number, _ in filters)
-        self._limit = chunk_bytes + checksums * _CHECKSUM.size
+        self._limits = _limits(filters, chunk_bytes)
+        self._width = itemsize
         self._lzf: _Lzf | None = None
 
     def __enter__(self) -> Self:
@@ -75,32 +82,47 @@ class Filters:
         for index in reversed(range(len(self._filters))):
             if mask >> index & 1:
                 continue
-            number, values = self._filters[index]
+            number, _ = self._filters[index]
             if number == SHUFFLE:
-                width = _shuffled_width(values)
                 if index == 0:
-                    return content, width
-                content = unshuffle(content, width)
+                    return content, self._width
+                content = unshuffle(content, self._width)
             else:
-                content = self._undo_one(number, content)
+                content = self._undo_one(number, content, self._limits[index])
         return content, 1
 
-    def _undo_one(self, number: int, content: Buffer) -> Buffer:
+    def _undo_one(self, number: int, content: Buffer, limit: int) -> Buffer:
         if number == DEFLATE:
-            return inflate(content, self._limit)
+            return inflate(content, limit)
         if number == FLETCHER32:
             return _checked(content)
         if number == LZF:
             if self._lzf is None:
                 self._lzf = _Lzf()
-            return self._lzf.decode(content, self._limit)
+            return self._lzf.decode(content, limit)
         raise DecodeError(f"is stored through the unknown HDF5 filter {number}; index it again")
 
 
-def _shuffled_width(values: Sequence[int]) -> int:
-    if len(values) != 1 or values[0] < 1:
-        raise Corrupt(f"its shuffle filter has the parameters {tuple(values)}; expected a width")
-    return values[0]
+def _check_width(values: Sequence[int], itemsize: int) -> None:
+    """Refuse a shuffle of anything but elements, which is all that HDF5 writes."""
+    if tuple(values) != (itemsize,):
+        raise Corrupt(
+            f"its shuffle filter has the parameters {tuple(values)[:4]}; expected {itemsize}, the "
+            "bytes of an element. The file is damaged; copy or save it again."
+        )
+
+
+def _limits(filters: Sequence[Filter], chunk_bytes: int) -> tuple[int, ...]:
+    """Return the most bytes that may have entered each filter, as those before it allow."""
+    limits = []
+    most = chunk_bytes
+    for number, _ in filters:
+        limits.append(most)
+        if number == FLETCHER32:
+            most += _CHECKSUM.size
+        elif number == DEFLATE:  # zlib adds a thousandth to what it cannot compress, others more
+            most += most // 8 + 64
+    return tuple(limits)
 
 
 def unshuffle(shuffled: Buffer, width: int) -> memoryview:

@@ -155,7 +155,7 @@ class Layouts:
         dtype, itemsize, swap = element
         chunk = plist.get_chunk()
         chunk_bytes = math.prod(chunk) * itemsize
-        filters = self._filters(plist, name)
+        filters = self._filters(plist, name, itemsize)
         chunks = tuple(_stored_chunks(dataset))
         self._check_chunks(name, chunks, chunk, shape)
         spans = [(offset, length) for _, offset, length, _ in chunks]
@@ -174,14 +174,23 @@ class Layouts:
             encoding = ("chunked", chunk, filters, chunks, fill, swap)
         return name, dtype, shape, offset, length, encoding
 
-    def _filters(self, plist: Any, name: str) -> tuple[RawFilter, ...]:
+    def _filters(self, plist: Any, name: str, itemsize: int) -> tuple[RawFilter, ...]:
         found = [plist.get_filter(index) for index in range(plist.get_nfilters())]
-        for number, _, _, label in found:
+        for number, _, values, label in found:
             if number not in _SAFE_FILTERS:
                 raise Unsafe(
                     f"is stored through filter {number} ({label.decode(errors='replace')}), which "
                     "is not known to be safe with untrusted data; use gzip, shuffle, fletcher32 or "
                     "lzf.",
+                    uri=self._uri,
+                    tensor=name,
+                )
+            # The others' parameters are for writing: a level, or sizes that the chunks say, too.
+            if number == h5z.FILTER_SHUFFLE and tuple(values) != (itemsize,):
+                raise Corrupt(
+                    f"its shuffle filter has the parameters {tuple(values)[:4]}; expected "
+                    f"{itemsize}, the bytes of an element. The file is damaged; copy or save it "
+                    "again.",
                     uri=self._uri,
                     tensor=name,
                 )
@@ -246,8 +255,12 @@ def _stored_chunks(dataset: Any) -> Iterable[RawChunk]:
 
 
 def _fill_value(plist: Any, element: ElementType) -> bytes:
-    """Return one element as it is where nothing was stored; ``b""`` for zero."""
-    if plist.fill_value_defined() != h5d.FILL_VALUE_USER_DEFINED:
+    """Return one element as it is where nothing was stored; ``b""`` for zero.
+
+    HDF5 leaves the caller's memory as it is if nothing is ever to be filled; h5py gives it zeros.
+    """
+    never = plist.get_fill_time() == h5d.FILL_TIME_NEVER
+    if never or plist.fill_value_defined() != h5d.FILL_VALUE_USER_DEFINED:
         return b""
     value = np.zeros((), numpy_dtype(element[0]))
     plist.get_fill_value(value)
