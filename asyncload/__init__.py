@@ -26,6 +26,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import errors as errors
+    from . import events as events
+    from . import interfaces as interfaces
+    from . import manifest as manifest
+    from . import report as report
+    from . import serving as serving
+    from . import sources as sources
     from .errors import (
         AccessDenied,
         AsyncloadError,
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
         LoaderClosed,
         MemoryLimitExceeded,
         MismatchError,
+        NotApplicable,
         NotFound,
         ServingClosed,
         ServingError,
@@ -87,6 +95,7 @@ _HOMES = {
         "LoaderClosed",
         "MemoryLimitExceeded",
         "MismatchError",
+        "NotApplicable",
         "NotFound",
         "ServingClosed",
         "ServingError",
@@ -127,6 +136,8 @@ _HOMES = {
     "serving._cache": ("ModelCache",),
     "serving._slot": ("ModelSlot",),
 }
+# Modules for users, imported when first named.
+_ROOMS = ("errors", "events", "interfaces", "manifest", "report", "serving", "sources")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -148,6 +159,7 @@ __all__ = [
     "MismatchError",
     "ModelCache",
     "ModelSlot",
+    "NotApplicable",
     "NotFound",
     "Observer",
     "PartResult",
@@ -183,14 +195,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{home}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # which would take any name for one of this module
+
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return importlib.import_module(f".{name}", __name__)
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        value = getattr(importlib.import_module(f".{home}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

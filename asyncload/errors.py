@@ -12,7 +12,8 @@
     │   ├── UnknownFormat            no format of ours recognises them
     │   ├── Corrupt                  damaged, truncated or contradictory
     │   ├── Unsafe                   well formed, refused: it could run code or reach other files
-    │   └── TooLarge                 declares far more than it holds, or exceeds a worker's limits
+    │   ├── TooLarge                 declares far more than it holds, or exceeds a worker's limits
+    │   └── NotApplicable            an option asks for what its format has not   (also TypeError)
     ├── DecodeError                  a tensor's encoded bytes, or a user's decode, failed
     ├── WorkerCrashed                a worker process died twice on the same job
     ├── MismatchError                weights and model do not fit: every tensor (also ValueError)
@@ -45,6 +46,7 @@ __all__ = [
     "LoaderClosed",
     "MemoryLimitExceeded",
     "MismatchError",
+    "NotApplicable",
     "NotFound",
     "ServingClosed",
     "ServingError",
@@ -130,6 +132,10 @@ class Unsafe(FormatError):
 
 class TooLarge(FormatError):
     """The file declares far more than it holds, or parsing it went past a worker's limits."""
+
+
+class NotApplicable(FormatError, TypeError):
+    """An option was given that asks for what files of this format have not."""
 
 
 class DecodeError(AsyncloadError):

@@ -1,22 +1,19 @@
-"""``asyncload.load`` and the other functions, on a Loader that belongs to the running loop."""
+"""``asyncload.load`` and the other functions, on a Loader that belongs to the running loop.
+
+Each is made of the method of `Loader` that has its name, with its parameters and its documentation.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from typing import Any, Unpack
+import functools
+import inspect as inspection
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from asyncload.interfaces import ListEntry
-from asyncload.manifest import Manifest
-
-from ._fetch import Fetched
-from ._load import Load
-from ._loader import URI, Array, Loader
-from ._options import IntoKeywords, LoadKeywords, OnChange, Priority
-from ._parts import PartResult
-from ._weights import Weights
+from ._loader import Loader
+from ._takes import signature_with_types
 
 __all__ = [
     "aclose",
@@ -32,6 +29,11 @@ __all__ = [
     "prefetch",
     "stream",
 ]
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+_PUBLIC = "asyncload"  # where users find these functions
 
 _loaders: WeakKeyDictionary[asyncio.AbstractEventLoop, Loader] = WeakKeyDictionary()
 
@@ -52,93 +54,37 @@ async def aclose() -> None:
         await loader.aclose()
 
 
-def prefetch(
-    uri: URI, *, priority: Priority = "background", **options: Unpack[LoadKeywords]
-) -> Load[Any]:
-    """Start a load on the running loop's Loader; see `Loader.prefetch`."""
-    return default_loader().prefetch(uri, priority=priority, **options)
+def _of_running_loop(
+    method: Callable[Concatenate[Loader, Params], Result],
+) -> Callable[Params, Result]:
+    """Return a function that calls a method of the running loop's Loader, and looks like it."""
+    call: Callable[..., Any]
+    if inspection.iscoroutinefunction(method):
+
+        @functools.wraps(method)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await method(default_loader(), *args, **kwargs)
+
+    else:
+
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return method(default_loader(), *args, **kwargs)
+
+    signature = signature_with_types(method)
+    _, *parameters = signature.parameters.values()
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__module__, call.__qualname__ = _PUBLIC, method.__name__
+    return cast("Callable[Params, Result]", call)
 
 
-async def load(uri: URI, *, priority: Priority = "demand", **options: Unpack[LoadKeywords]) -> Any:
-    """Load what a URI holds, on the running loop's Loader; see `Loader.load`."""
-    return await default_loader().load(uri, priority=priority, **options)
-
-
-async def load_into(target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
-    """Load new values into an object, on the running loop's Loader; see `Loader.load_into`."""
-    await default_loader().load_into(target, uri, **options)
-
-
-async def load_weights(
-    uri: URI,
-    *,
-    priority: Priority = "demand",
-    verify: bool = True,
-    storage_options: Mapping[str, Any] | None = None,
-    on_change: OnChange = "error",
-) -> Weights:
-    """Load the tensors of a file, on the running loop's Loader; see `Loader.load_weights`."""
-    return await default_loader().load_weights(
-        uri, priority=priority, verify=verify, storage_options=storage_options, on_change=on_change
-    )
-
-
-async def inspect(uri: URI, *, storage_options: Mapping[str, Any] | None = None) -> Manifest:
-    """Read the index of a file, on the running loop's Loader; see `Loader.inspect`."""
-    return await default_loader().inspect(uri, storage_options=storage_options)
-
-
-async def ls(
-    uri: URI, *, recursive: bool = False, storage_options: Mapping[str, Any] | None = None
-) -> list[ListEntry]:
-    """List what is at a URI, on the running loop's Loader; see `Loader.ls`."""
-    return await default_loader().ls(uri, recursive=recursive, storage_options=storage_options)
-
-
-async def fetch(
-    uri: URI,
-    folder: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    verify: bool = True,
-    storage_options: Mapping[str, Any] | None = None,
-    on_change: OnChange = "error",
-) -> Fetched:
-    """Copy what a load would read into a folder, on the running loop's Loader; `Loader.fetch`."""
-    return await default_loader().fetch(
-        uri,
-        folder,
-        overwrite=overwrite,
-        verify=verify,
-        storage_options=storage_options,
-        on_change=on_change,
-    )
-
-
-def stream(
-    uri: URI, *, storage_options: Mapping[str, Any] | None = None
-) -> AsyncGenerator[tuple[str, Array], None]:
-    """Yield tensors as they complete, on the running loop's Loader; see `Loader.stream`."""
-    return default_loader().stream(uri, storage_options=storage_options)
-
-
-async def load_many(
-    uris: Iterable[URI],
-    *,
-    return_exceptions: bool = False,
-    storage_options: Mapping[str, Any] | None = None,
-) -> list[Any]:
-    """Load several URIs at once, on the running loop's Loader; see `Loader.load_many`."""
-    return await default_loader().load_many(
-        uris, return_exceptions=return_exceptions, storage_options=storage_options
-    )
-
-
-def map_parts(
-    decode: Callable[[memoryview], Mapping[str, Array]],
-    uris: Iterable[URI],
-    *,
-    storage_options: Mapping[str, Any] | None = None,
-) -> AsyncGenerator[PartResult, None]:
-    """Run ``decode`` on each file, on the running loop's Loader; see `Loader.map_parts`."""
-    return default_loader().map_parts(decode, uris, storage_options=storage_options)
+load = _of_running_loop(Loader.load)
+prefetch = _of_running_loop(Loader.prefetch)
+load_many = _of_running_loop(Loader.load_many)
+load_into = _of_running_loop(Loader.load_into)
+load_weights = _of_running_loop(Loader.load_weights)
+stream = _of_running_loop(Loader.stream)
+map_parts = _of_running_loop(Loader.map_parts)
+inspect = _of_running_loop(Loader.inspect)
+ls = _of_running_loop(Loader.ls)
+fetch = _of_running_loop(Loader.fetch)

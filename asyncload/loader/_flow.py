@@ -72,6 +72,10 @@ def _want_no_document(documents: Mapping[str, bytes]) -> None:
     del documents
 
 
+def _take_any_format(form: str, *, uri: str) -> None:
+    del form, uri
+
+
 def _read_nothing(tensors: Mapping[str, TensorEntry]) -> None:
     del tensors
 
@@ -193,9 +197,13 @@ class Flow:
             )
             try:
                 manifest = await self._index(
-                    construction.begin, self._read_early, legacy_optimizer=options.compile
+                    construction.begin,
+                    self._read_early,
+                    check_format=options.check_format,
+                    legacy_optimizer=options.compile,
                 )
                 if not construction.begun:
+                    options.check_is_model(manifest.format, uri=self.uri)
                     if options.reuse is not None:
                         self._emit(FellBack(uri=self.uri, reason="it holds no model to reuse one"))
                     return await self._read_weights(manifest, options.verify)
@@ -251,6 +259,7 @@ class Flow:
         publish: Callable[[Mapping[str, bytes]], None],
         found: Callable[[Mapping[str, TensorEntry]], None],
         *,
+        check_format: Callable[..., None] = _take_any_format,
         legacy_optimizer: bool = True,
     ) -> Manifest:
         with self._stage("index"):
@@ -261,6 +270,7 @@ class Flow:
                     raise
                 chosen, reader = await find_format(self._source)
             self._files.add(reader)
+            check_format(chosen.name, uri=self.uri)
             manifest = await self._recall.index(chosen, self._indexing(publish, found))
         return manifest if legacy_optimizer else without_legacy_optimizer(manifest)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from asyncload.errors import FormatError
 from asyncload.manifest import Manifest
 
-from ._options import IntoOptions
+from ._options import IntoOptions, not_applicable
 from ._to_end import run_to_end
 
 __all__ = ["Assignment", "Into"]
@@ -144,9 +144,7 @@ def _check_options(form: str, options: IntoOptions, uri: str) -> None:
         ("partial", options.partial, checkpoint, "checkpoints"),
     ):
         if given and not fits:
-            raise FormatError(
-                f"is of format {form}; {name}=True is for {what}. Leave it out.", uri=uri
-            )
+            raise not_applicable("load_into", name, what, form, uri=uri)
 
 
 def _make_checkpoint(target: Any, options: IntoOptions, uri: str) -> Assignment:

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, TypeVar
 
 import numpy.typing as npt
 
@@ -28,11 +28,12 @@ from ._index_cache import IndexCache
 from ._launch import Launcher
 from ._load import Load
 from ._options import (
-    IntoKeywords,
-    IntoOptions,
-    LoadKeywords,
-    LoadOptions,
+    URI,
+    IntoRequest,
+    LoadRequest,
+    ManyRequest,
     OnChange,
+    PrefetchRequest,
     Priority,
 )
 from ._pace import MAX_STALL_MS, Pace
@@ -41,13 +42,13 @@ from ._recall import Work
 from ._resources import Resources
 from ._sharing import key_of_load, key_of_weights
 from ._storage import merge_options, object_cache
+from ._takes import takes
 from ._weights import Weights
 
 __all__ = ["Loader"]
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
-URI = str | os.PathLike[str]
 
 # Of the machine's memory: what is left is for what serves meanwhile.
 _MEMORY_SHARE = 0.75
@@ -188,35 +189,33 @@ class Loader(Files, Closing):
 
     # --- loading -------------------------------------------------------------------------
 
-    def prefetch(
-        self, uri: URI, *, priority: Priority = "background", **options: Unpack[LoadKeywords]
-    ) -> Load[Any]:
+    @takes(PrefetchRequest)
+    def prefetch(self, request: PrefetchRequest) -> Load[Any]:
         """Start a load, and return it at once: a `Load`, to be awaited when its result is needed.
 
-        Args:
-            uri: as `load` takes it.
-            priority: as `load` takes it, but ``"background"`` by default.
-            options: as `load` takes them.
+        Args: as `load` takes them; but ``priority`` is ``"background"`` by default.
 
         Raises:
             LoaderClosed: the Loader is closed.
         """
-        chosen = LoadOptions(**options)
-        storage = self._storage(chosen.storage_options)
+        return self._begin(request)
+
+    def _begin(self, request: LoadRequest) -> Load[Any]:
+        storage = self._storage(request.storage_options)
         start = self._launcher.start
-        if chosen.shared and chosen.reuse is None:
-            start = functools.partial(self._launcher.share, key=key_of_load(uri, chosen, storage))
+        if request.shared and request.reuse is None:
+            key = key_of_load(request.uri, request, storage)
+            start = functools.partial(self._launcher.share, key=key)
         return start(
-            uri,
-            work=lambda flow: flow.load(chosen),
+            request.uri,
+            work=lambda flow: flow.load(request),
             storage=storage,
-            on_change=chosen.on_change,
-            priority=priority,
+            on_change=request.on_change,
+            priority=request.priority,
         )
 
-    async def load(
-        self, uri: URI, *, priority: Priority = "demand", **options: Unpack[LoadKeywords]
-    ) -> Any:
+    @takes(LoadRequest)
+    async def load(self, request: LoadRequest) -> Any:
         """Load what a URI holds.
 
         All who ask for the same URI with the same options while it is being loaded share one load,
@@ -232,13 +231,10 @@ class Loader(Files, Closing):
             priority: ``"demand"`` for what is needed now; ``"background"`` for what will be: it
                 lets loads on demand go first, and waits where memory is short. A load on demand
                 of the same URI makes a load in the background as urgent as itself.
-            options: as follows.
-
-        Options:
             custom_objects: name -> class or function, for models that use the caller's own.
             compile: compile a Keras model as it was when saved, optimizer state included.
             safe_mode: refuse Keras models that could run code while they load.
-            signatures: which signatures of a SavedModel are to be served; by default all.
+            signatures: which signatures of a SavedModel are served; by default all.
             whole: make the object that ``tf.saved_model.load`` makes of a SavedModel, in the place
                 of its signatures.
             trusted: whether the SavedModel, which is a program, may run; by default if its files
@@ -271,9 +267,12 @@ class Loader(Files, Closing):
             WorkerCrashed: a worker process died twice on this file.
             MemoryLimitExceeded: the system has no memory left for it.
             LoaderClosed: the Loader is, or was, closed.
+            TypeError: an option is unknown, or asks for what this format has not: `NotApplicable`.
+                Options that only allow something, or leave it out (``custom_objects``,
+                ``compile=False``, ``safe_mode=False``, ``trusted``, ``verify``), fit every format.
         """
-        load = self.prefetch(uri, priority=priority, **options)
-        return await (load if options.get("reuse") is None else load.settled())
+        load = self._begin(request)
+        return await (load if request.reuse is None else load.settled())
 
     async def load_weights(
         self,
@@ -310,7 +309,8 @@ class Loader(Files, Closing):
             priority=priority,
         )
 
-    async def load_into(self, target: Any, uri: URI, **options: Unpack[IntoKeywords]) -> None:
+    @takes(IntoRequest)
+    async def load_into(self, request: IntoRequest) -> None:
         """Load new values into an object that lives: all of them, or none.
 
         Everything is read and compared with the object before its first variable changes; what
@@ -325,9 +325,6 @@ class Loader(Files, Closing):
             uri: of a ``.keras`` file, Keras weights (``.weights.h5``, ``.weights.json``, legacy
                 ``.h5``), safetensors or npz whose names are the paths of the variables, a
                 checkpoint or a SavedModel.
-            options: as follows.
-
-        Options:
             by_name: from a legacy ``.h5``, load layers by their names and not their positions;
                 those that have no namesake in the file stay as they are.
             skip_mismatch: from a file of Keras, leave what does not fit as it is, with a warning.
@@ -340,15 +337,15 @@ class Loader(Files, Closing):
             SourceError: the bytes could not be had.
             FormatError: they are not what they should be, or cannot be loaded into anything.
             MismatchError: file and target do not fit; names everything that does not.
-            TypeError: the target is of a kind that the file cannot be loaded into.
+            TypeError: the target is of a kind that the file cannot be loaded into; or an option is
+                unknown, or of no use for this format: `NotApplicable`.
             WorkerCrashed, MemoryLimitExceeded, LoaderClosed: as `load`.
         """
-        made = IntoOptions(**options)
         load = self._start(
-            uri,
-            lambda flow: flow.into(target, made),
-            storage_options=made.storage_options,
-            on_change=made.on_change,
+            request.uri,
+            lambda flow: flow.into(request.target, request),
+            storage_options=request.storage_options,
+            on_change=request.on_change,
         )
         await load.settled()
 
@@ -402,52 +399,27 @@ class Loader(Files, Closing):
         async for item in Flow(uri, self._resources, storage).stream():
             yield item
 
-    @overload
-    async def load_many(
-        self,
-        uris: Iterable[URI],
-        *,
-        return_exceptions: Literal[False] = False,
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> list[Any]: ...
-
-    @overload
-    async def load_many(
-        self,
-        uris: Iterable[URI],
-        *,
-        return_exceptions: bool,
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> list[Any | Exception]: ...
-
-    async def load_many(
-        self,
-        uris: Iterable[URI],
-        *,
-        return_exceptions: bool = False,
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> list[Any]:
+    @takes(ManyRequest)
+    async def load_many(self, request: ManyRequest) -> list[Any]:
         """Load several URIs at once.
 
         Args:
             uris: each as `load` takes it.
             return_exceptions: put what a load raised in its place in the list, so that one broken
                 part spoils no other. Otherwise the first error cancels the rest and is raised.
-            storage_options: as `load` takes them.
+            priority, custom_objects, and so on: as `load` takes them, for each of the loads.
 
         Returns:
             A result for each URI, in their order; the same for URIs that are the same.
         """
-        loads = [
-            self.prefetch(uri, priority="demand", storage_options=storage_options) for uri in uris
-        ]
+        loads = [self._begin(each) for each in request.each()]
         results: list[Any] = [None] * len(loads)
 
         async def collect(index: int) -> None:
             try:
                 results[index] = await loads[index]
             except Exception as error:
-                if not return_exceptions:
+                if not request.return_exceptions:
                     raise
                 results[index] = error
 

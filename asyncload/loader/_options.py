@@ -1,26 +1,41 @@
-"""How things are to be loaded: options of `Loader.load` and `load_into`, and their defaults."""
+"""How things are to be loaded: what `Loader.load` and the like take, with types and defaults.
+
+Each option and its default stands here once; `takes` makes the parameters of methods of it.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypedDict, get_args
+from typing import Any, Literal, Protocol, get_args
+
+from asyncload.errors import NotApplicable
 
 __all__ = [
-    "IntoKeywords",
+    "URI",
     "IntoOptions",
-    "LoadKeywords",
+    "IntoRequest",
     "LoadOptions",
+    "LoadRequest",
+    "ManyRequest",
+    "ModelOptions",
     "OnChange",
+    "PrefetchRequest",
     "Priority",
     "check_priority",
+    "not_applicable",
 ]
+
+URI = str | os.PathLike[str]
 
 OnChange = Literal["error", "restart"]
 Priority = Literal["demand", "background"]
+
+_SAVED_MODEL = "saved-model"  # the format
 
 
 class Scopes(Protocol):
@@ -44,23 +59,6 @@ class _NoScopes:
         return nullcontext()
 
 
-class LoadKeywords(TypedDict, total=False):
-    """The keyword arguments of `Loader.load`, where they are described."""
-
-    custom_objects: Mapping[str, Any] | None
-    compile: bool
-    safe_mode: bool
-    signatures: Collection[str] | None
-    whole: bool
-    trusted: bool | None
-    verify: bool
-    warmup: Any
-    reuse: Any
-    shared: bool
-    storage_options: Mapping[str, Any] | None
-    on_change: OnChange
-
-
 def _capture_keras_scopes() -> Scopes:
     if "keras" not in sys.modules:
         return _NoScopes()
@@ -70,12 +68,8 @@ def _capture_keras_scopes() -> Scopes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadOptions:
-    """See `Loader.load`.
-
-    Attributes:
-        scopes: enters, on the construction thread, the Keras scopes of whoever asked.
-    """
+class ModelOptions:
+    """What every load of a model can be told: names, types, defaults. See `Loader.load`."""
 
     custom_objects: Mapping[str, Any] | None = None
     compile: bool = True
@@ -85,10 +79,24 @@ class LoadOptions:
     trusted: bool | None = None
     verify: bool = True
     warmup: Any = None
-    reuse: Any = field(default=None, repr=False)
-    shared: bool = True
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     on_change: OnChange = "error"
+
+    def keywords(self) -> dict[str, Any]:
+        """Return these options as keyword arguments, for another request that has them."""
+        return {each.name: getattr(self, each.name) for each in fields(ModelOptions)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions(ModelOptions):
+    """See `Loader.load`.
+
+    Attributes:
+        scopes: enters, on the construction thread, the Keras scopes of whoever asked.
+    """
+
+    reuse: Any = field(default=None, repr=False)
+    shared: bool = True
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
 
     @property
@@ -96,16 +104,53 @@ class LoadOptions:
         """Whether the model is to be called before it is handed over."""
         return self.warmup is not None and self.warmup is not False
 
+    def check_format(self, form: str, *, uri: str) -> None:
+        """Refuse what only a SavedModel can give, of a file of another format.
 
-class IntoKeywords(TypedDict, total=False):
-    """The keyword arguments of `Loader.load_into`, where they are described."""
+        Raises:
+            NotApplicable: it was asked for.
+        """
+        if form == _SAVED_MODEL:
+            return
+        for name, given in (("signatures", self.signatures is not None), ("whole", self.whole)):
+            if given:
+                raise not_applicable("load", name, "SavedModels", form, uri=uri)
 
-    by_name: bool
-    skip_mismatch: bool
-    partial: bool
-    verify: bool
-    storage_options: Mapping[str, Any] | None
-    on_change: OnChange
+    def check_is_model(self, form: str, *, uri: str) -> None:
+        """Refuse what only a model can do, of a file that holds none.
+
+        Raises:
+            NotApplicable: it was asked for.
+        """
+        if self.warms_up:
+            raise not_applicable("load", "warmup", "models, and this holds none", form, uri=uri)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRequest(LoadOptions):
+    # What `Loader.load` takes.
+    uri: URI = field(kw_only=False)
+    priority: Priority = "demand"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefetchRequest(LoadRequest):
+    # What `Loader.prefetch` takes.
+    priority: Priority = "background"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManyRequest(ModelOptions):
+    # What `Loader.load_many` takes.
+    uris: Iterable[URI] = field(kw_only=False)
+    return_exceptions: bool = False
+    priority: Priority = "demand"
+    shared: bool = True
+
+    def each(self) -> list[LoadRequest]:
+        """Return the request for each URI."""
+        own = {"priority": self.priority, "shared": self.shared, **self.keywords()}
+        return [LoadRequest(uri, **own) for uri in self.uris]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +168,20 @@ class IntoOptions:
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     on_change: OnChange = "error"
     scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntoRequest(IntoOptions):
+    # What `Loader.load_into` takes.
+    target: Any = field(kw_only=False, repr=False)
+    uri: URI = field(kw_only=False)
+
+
+def not_applicable(function: str, option: str, what: str, form: str, *, uri: str) -> NotApplicable:
+    """Return the error of an option that asks for what a file of this format cannot give."""
+    return NotApplicable(
+        f"is of format {form}; {option}= of {function}() is for {what}. Leave it out.", uri=uri
+    )
 
 
 def check_priority(priority: str) -> None:

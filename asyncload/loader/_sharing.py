@@ -62,7 +62,7 @@ def key_of_load(
     """
     # What is said of a store counts once, together with what the Loader was told.
     apart = {"storage_options", "scopes"}
-    names = [field.name for field in fields(options) if field.name not in apart]
+    names = [field.name for field in fields(LoadOptions) if field.name not in apart]
     chosen = {name: getattr(options, name) for name in names} | {"scopes": options.scopes.found}
     return "load", _location(uri), comparable(chosen), comparable(storage)
 

@@ -9,7 +9,7 @@ from asyncload.errors import SwapRefused
 from asyncload.events import Retired
 from asyncload.loader._load import Load
 from asyncload.loader._loader import Loader
-from asyncload.loader._options import LoadKeywords, Priority
+from asyncload.loader._options import ModelOptions, Priority
 
 from ._lease import Generation, Target
 from ._ledger import Entry, Ledger, describe
@@ -20,13 +20,21 @@ __all__ = ["Bringer", "Check", "begin"]
 Check = Callable[[Any], Awaitable[object]]
 
 
-def begin(loader: Loader, target: Target, options: LoadKeywords, priority: Priority) -> Load[Any]:
+def begin(
+    loader: Loader,
+    target: Target,
+    options: ModelOptions,
+    priority: Priority,
+    *,
+    reuse: Any = None,
+) -> Load[Any]:
     """Begin to load a model that will be the slot's or the cache's own, to be emptied some day.
 
     So nobody else may be given the same object.
     """
-    own: LoadKeywords = {**options, "shared": False}
-    return loader.prefetch(target.uri, priority=priority, **own)
+    return loader.prefetch(
+        target.uri, priority=priority, shared=False, reuse=reuse, **options.keywords()
+    )
 
 
 class Bringer:
@@ -43,7 +51,7 @@ class Bringer:
     def __init__(
         self,
         loader: Loader,
-        options: LoadKeywords,
+        options: ModelOptions,
         *,
         check: Check | None,
         spare: Spare,
@@ -60,7 +68,7 @@ class Bringer:
 
         Raises: as `Loader.inspect` does.
         """
-        storage = self._options.get("storage_options")
+        storage = self._options.storage_options
         await self._loader.inspect(entry.target.uri, storage_options=storage)
 
     async def bring(self, entry: Entry, priority: Priority, *, check: bool = True) -> Generation:
@@ -90,7 +98,7 @@ class Bringer:
 
     async def _load(self, target: Target, priority: Priority) -> Generation:
         spare = self._spare.take()
-        load = begin(self._loader, target, {**self._options, "reuse": spare}, priority)
+        load = begin(self._loader, target, self._options, priority, reuse=spare)
         retained = load.retain()
         try:
             model = await load.settled()  # nothing may change the spare any more

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, Unpack
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from asyncload.closing import Closing
 from asyncload.errors import MemoryLimitExceeded, ServingClosed
@@ -14,15 +14,16 @@ from asyncload.events import Finished, Indexed
 from asyncload.loader._default import default_loader
 from asyncload.loader._load import Load
 from asyncload.loader._loader import Loader
-from asyncload.loader._options import LoadKeywords, Priority
+from asyncload.loader._options import ModelOptions, Priority
 from asyncload.loader._parts import physical_memory
 from asyncload.loader._retained import Retained
+from asyncload.loader._takes import takes
 from asyncload.memory import parse_size
 
 from ._bring import begin
 from ._lease import LEASE_TIMEOUT, Generation, Lease, Target, holders
 from ._lru import Share, to_evict
-from ._spare import emptied, refuse_reuse
+from ._spare import emptied
 
 __all__ = ["CacheStatus", "CachedModel", "ModelCache"]
 
@@ -59,6 +60,14 @@ class CacheStatus:
     nbytes: int
     max_bytes: int
     models: tuple[CachedModel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOptions(ModelOptions):
+    # What `ModelCache` takes.
+    loader: Loader | None = field(default=None, kw_only=False)
+    max_bytes: int | str
+    lease_timeout: float | None = LEASE_TIMEOUT
 
 
 class _Cached:
@@ -129,25 +138,18 @@ class ModelCache(Closing):
             int, or a text such as ``"8GiB"``.
         lease_timeout: seconds that a load waits for room while all of it is leased, and leaving
             waits for leases; ``None`` for as long as they last.
-        options: of each load, as `Loader.load` takes them.
+        custom_objects, compile, and so on: for each load, as `Loader.load` takes them.
 
     Raises:
         MemoryLimitExceeded: ``max_bytes`` is more than the machine or the Loader may use.
     """
 
-    def __init__(
-        self,
-        loader: Loader | None = None,
-        *,
-        max_bytes: int | str,
-        lease_timeout: float | None = LEASE_TIMEOUT,
-        **options: Unpack[LoadKeywords],
-    ) -> None:
-        self._loader = default_loader() if loader is None else loader
-        self._max_bytes = parse_size(max_bytes)
-        refuse_reuse(options)
+    @takes(CacheOptions)
+    def __init__(self, options: CacheOptions) -> None:
+        self._loader = default_loader() if options.loader is None else options.loader
+        self._max_bytes = parse_size(options.max_bytes)
         _check_limit(self._max_bytes, self._loader.memory)
-        self._lease_timeout = lease_timeout
+        self._lease_timeout = options.lease_timeout
         self._options = options
         self._models: dict[str, _Cached] = {}  # the one used least recently first
         self._dropped: list[tuple[Any, Retained]] = []  # models that are yet to be emptied
@@ -344,7 +346,7 @@ class ModelCache(Closing):
         return Generation(model, cached.target, cached.nbytes, retained, on_unheld=self._tell)
 
     async def _nbytes(self, target: Target) -> int:
-        storage = self._options.get("storage_options")
+        storage = self._options.storage_options
         return (await self._loader.inspect(target.uri, storage_options=storage)).nbytes
 
     # --- room ------------------------------------------------------------------------------

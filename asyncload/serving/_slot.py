@@ -8,7 +8,8 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Self, TypeVar, Unpack
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
@@ -23,7 +24,8 @@ from asyncload.errors import (
 from asyncload.events import Observer
 from asyncload.loader._default import default_loader
 from asyncload.loader._loader import Loader
-from asyncload.loader._options import LoadKeywords, Priority
+from asyncload.loader._options import ModelOptions, Priority
+from asyncload.loader._takes import takes
 from asyncload.sources import normalise
 from asyncload.workers import await_turn, to_its_end
 
@@ -32,7 +34,7 @@ from ._front import Front
 from ._lease import LEASE_TIMEOUT, Lease, Target, holders
 from ._ledger import Ledger, SlotStatus, Swapped, VersionStatus, describe
 from ._opening import Opening
-from ._spare import Spare, refuse_reuse
+from ._spare import Spare
 from ._swaps import SwapPolicy, Swaps
 from ._versions import Base, VersionPolicy, latest, specific
 from ._watch import Watch
@@ -46,6 +48,22 @@ _INTERVAL = 5.0  # seconds between looks for newer versions
 _LIMIT = 300.0  # seconds between tries that fail, at most
 
 _logger = logging.getLogger("asyncload")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotOptions(ModelOptions):
+    # What `ModelSlot` takes.
+    uri: URI = field(kw_only=False)
+    loader: Loader | None = None
+    policy: SwapPolicy = "availability"
+    version_policy: Literal["latest"] | int | VersionPolicy = "latest"
+    marker: str | None = None
+    check: Check | None = None
+    lease_timeout: float | None = LEASE_TIMEOUT
+    spare: bool = True
+    wait: bool = True
+    threads: int | None = None
+    observer: Observer | None = None
 
 
 class ModelSlot(Closing):
@@ -91,49 +109,25 @@ class ModelSlot(Closing):
             loop's thread end its turn first (SCHED_BATCH, where there is that).
         observer: called with the slot's events (`Switched`, `Retired`, `SwapFailed`), on the loop's
             thread; the Loader's own observer gets those of loads.
-        options: of each load, as `Loader.load` takes them; ``warmup=True`` is a good one.
+        custom_objects, compile, and so on: for each load, as `Loader.load` takes them;
+            ``warmup=True`` is a good one.
 
     Raises:
         ValueError: the options contradict each other.
     """
 
-    def __init__(
-        self,
-        uri: URI,
-        *,
-        loader: Loader | None = None,
-        policy: SwapPolicy = "availability",
-        version_policy: Literal["latest"] | int | VersionPolicy = "latest",
-        marker: str | None = None,
-        check: Check | None = None,
-        lease_timeout: float | None = LEASE_TIMEOUT,
-        spare: bool = True,
-        wait: bool = True,
-        threads: int | None = None,
-        observer: Observer | None = None,
-        **options: Unpack[LoadKeywords],
-    ) -> None:
-        self._uri = os.fspath(uri)
-        self._versions = _version_policy(version_policy)
-        if policy not in ("availability", "resource"):
-            raise ValueError(f"policy is 'availability' or 'resource', not {policy!r}")
-        if policy == "resource" and self._versions.count > 1:
-            raise ValueError("policy='resource' keeps one model at a time; want one version")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be 1 or more, not {threads}")
-        refuse_reuse(options)
-        self._loader = loader
-        self._policy: SwapPolicy = policy
-        self._marker = marker
-        self._check = check
-        self._lease_timeout = lease_timeout
-        self._spare = Spare(keep=spare)
-        self._wait = wait
+    @takes(SlotOptions)
+    def __init__(self, options: SlotOptions) -> None:
+        self._uri = os.fspath(options.uri)
+        self._versions = _version_policy(options.version_policy)
+        _check(options, self._versions)
+        self._loader = options.loader
+        self._spare = Spare(keep=options.spare)
         self._threads = ThreadPoolExecutor(
-            threads, thread_name_prefix="asyncload-run", initializer=await_turn
+            options.threads, thread_name_prefix="asyncload-run", initializer=await_turn
         )
         self._options = options
-        self._ledger = Ledger(observer)
+        self._ledger = Ledger(options.observer)
         self._front = Front(normalise(self._uri))
         self._swaps: Swaps | None = None
         self._base: Base | None = None
@@ -152,7 +146,7 @@ class ModelSlot(Closing):
         self._host = asyncio.create_task(self._live(opened, self._loader), name="asyncload-slot")
         try:
             await asyncio.wait([opened, self._host], return_when=asyncio.FIRST_COMPLETED)
-            if self._wait:
+            if self._options.wait:
                 await self._load_first()
         except BaseException:
             await self.aclose()
@@ -177,7 +171,7 @@ class ModelSlot(Closing):
     async def _await_leases(self, swaps: Swaps) -> None:
         own = asyncio.current_task()
         waits = [
-            generation.unheld(self._lease_timeout)
+            generation.unheld(self._options.lease_timeout)
             for generation in swaps.drop_all()
             # Whoever closes cannot wait for itself.
             if not any(lease.is_of(own) for lease in generation.leases)
@@ -193,7 +187,7 @@ class ModelSlot(Closing):
                 bringer = Bringer(
                     loader,
                     self._options,
-                    check=self._check,
+                    check=self._options.check,
                     spare=self._spare,
                     ledger=self._ledger,
                 )
@@ -201,12 +195,12 @@ class ModelSlot(Closing):
                     self._front,
                     bringer,
                     self._ledger,
-                    policy=self._policy,
+                    policy=self._options.policy,
                     keep=self._versions,
-                    lease_timeout=self._lease_timeout,
+                    lease_timeout=self._options.lease_timeout,
                     start=group.start_soon,
                 )
-                if not self._wait:
+                if not self._options.wait:
                     group.start_soon(self._load_first_quietly)
                 opened.set_result(None)
                 await self._closing.wait()
@@ -240,8 +234,8 @@ class ModelSlot(Closing):
         base = Base(
             self._uri,
             self._loader or default_loader(),
-            marker=self._marker,
-            storage_options=self._options.get("storage_options"),
+            marker=self._options.marker,
+            storage_options=self._options.storage_options,
         )
         return Opening(self._uri, base, self._versions, swaps)
 
@@ -353,7 +347,7 @@ class ModelSlot(Closing):
             LoaderClosed: the Loader was closed.
         """
         swaps = self._opened()
-        if not self._wait:
+        if not self._options.wait:
             await self._begun.wait()  # or the two would take each other's place
         if self._closing.is_set():
             return
@@ -437,6 +431,15 @@ class ModelSlot(Closing):
                 for lease in entry.generation.leases]  # fmt: skip
         by = f", leased by {holders(held)}" if held else ""
         return f"<ModelSlot of {self._front_name}: {serving}{by}>"
+
+
+def _check(options: SlotOptions, versions: VersionPolicy) -> None:
+    if options.policy not in ("availability", "resource"):
+        raise ValueError(f"policy is 'availability' or 'resource', not {options.policy!r}")
+    if options.policy == "resource" and versions.count > 1:
+        raise ValueError("policy='resource' keeps one model at a time; want one version")
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"threads must be 1 or more, not {options.threads}")
 
 
 def _version_policy(given: Literal["latest"] | int | VersionPolicy) -> VersionPolicy:

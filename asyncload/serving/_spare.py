@@ -7,21 +7,10 @@ from typing import Any
 
 import anyio
 
-from asyncload.loader._options import LoadKeywords
 from asyncload.loader._pace import Pace
 from asyncload.workers import in_own_thread
 
-__all__ = ["Spare", "emptied", "refuse_reuse"]
-
-
-def refuse_reuse(options: LoadKeywords) -> None:
-    """Refuse an option of loads that is for a single one.
-
-    Raises:
-        ValueError: it is there.
-    """
-    if options.get("reuse") is not None:
-        raise ValueError("reuse= is for one load; a slot reuses its own models with spare=True")
+__all__ = ["Spare", "emptied"]
 
 
 class Spare:
