@@ -126,14 +126,20 @@ class KerasBuild(ABC):
 
     def _note(self, names: Iterable[str]) -> None:
         for name in names:
-            self._knows(name)
+            self._own(name)
 
-    def _knows(self, name: str) -> bool:
+    def _own(self, name: str) -> Any:
+        """Return the caller's object of a name; of one that begins with ``>``, in any package."""
         # Noted, as it also decides what a model is made of.
         if name not in self._named:
-            own = self._custom_objects.get(name)
-            self._named[name] = _private.registered(name) if own is None else own
-        return self._named[name] is not None
+            self._named[name] = self._find_own(name)
+        return self._named[name]
+
+    def _find_own(self, name: str) -> Any:
+        if name.startswith(">"):
+            return _private.own_of_any_package(name, self._custom_objects)
+        own = self._custom_objects.get(name)
+        return _private.registered(name) if own is None else own
 
     def load_stock(self, path: str) -> Any:
         """Load the model as Keras does: for what cannot be built the fast way.

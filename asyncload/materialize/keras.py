@@ -20,12 +20,14 @@ from ._asset_files import write_asset
 from ._config import parse_config
 from ._keras_blueprint import CONFIG
 from ._keras_build import KerasBuild
-from ._trust import check_config, names_in
+from ._trust import Examination, names_in
 from ._turn import summary, turn
 
 __all__ = ["ModelBuild", "capture_scopes"]
 
 Array = npt.NDArray[Any]
+
+_TRAINING = "compile_config"
 
 capture_scopes = _private.CapturedScopes
 
@@ -50,10 +52,17 @@ class ModelBuild(KerasBuild):
         self._config = parse_config(documents[CONFIG], CONFIG, self._uri)
         with self._scopes():
             if self._safe_mode:
-                check_config(self._config, self._knows, uri=self._uri)
+                self._examine()
             else:
                 self._note(names_in(self._config, uri=self._uri))
         self._take_recipe(documents)
+
+    def _examine(self) -> None:
+        examination = Examination(self._own, self._uri)
+        examination.look_at({**self._config, _TRAINING: None})
+        if self._compile:
+            examination.look_at_training(self._config.get(_TRAINING))
+        examination.conclude()
 
     def describe(self, documents: Mapping[str, bytes]) -> bytes | None:
         """See `KerasBuild.describe`."""
@@ -92,7 +101,7 @@ class ModelBuild(KerasBuild):
         try:
             with self._skeleton.active():
                 loader.load(self._model)
-                if self._compile and self._config.get("compile_config") and not loader.errors:
+                if self._compile and self._config.get(_TRAINING) and not loader.errors:
                     self._compile_and_load(loader)
             if not loader.errors:
                 _private.detach_derived(self._model)

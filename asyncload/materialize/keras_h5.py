@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from asyncload.errors import FormatError, MismatchError
+from asyncload.errors import MismatchError
 
 from . import CannotBuildFast, _private
 from ._config import parse_config, parse_object
 from ._keras_build import KerasBuild
 from ._positions import Order, match_by_position, parse_order
-from ._trust import check_config, names_in
+from ._trust import Examination, names_in
 from ._turn import summary, turn
 
 __all__ = ["LegacyBuild"]
@@ -42,24 +42,26 @@ class LegacyBuild(KerasBuild):
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
         """
-        self._check(parse_config(documents[_CONFIG], _CONFIG, self._uri))
+        config = parse_config(documents[_CONFIG], _CONFIG, self._uri)
+        training = None
         if self._compile and _TRAINING in documents:
-            try:
-                self._check(parse_object(documents[_TRAINING], _TRAINING, self._uri))
-            except FormatError as error:
-                error.message += " Or pass compile=False: this is about the model's training."
-                raise
             self._training = documents[_TRAINING]
+            training = parse_object(self._training, _TRAINING, self._uri)
+        with self._scopes():
+            if self._safe_mode:
+                self._examine(config, training)
+            self._note(
+                name for each in (config, training) for name in names_in(each, uri=self._uri)
+            )
         self._order = parse_order(documents[_ORDER])
         self._config = documents[_CONFIG]
-        with self._scopes():
-            self._note(self._own_names())
         self._take_recipe(documents)
 
-    def _own_names(self) -> Iterator[str]:
-        for text, name in ((self._config, _CONFIG), (self._training, _TRAINING)):
-            if text is not None:
-                yield from names_in(parse_object(text, name, self._uri), uri=self._uri)
+    def _examine(self, config: Mapping[str, Any], training: Mapping[str, Any] | None) -> None:
+        examination = Examination(self._own, self._uri, legacy=True)
+        examination.look_at(config)
+        examination.look_at_training(training)
+        examination.conclude()
 
     def describe(self, documents: Mapping[str, bytes]) -> bytes | None:
         """See `KerasBuild.describe`."""
@@ -71,11 +73,6 @@ class LegacyBuild(KerasBuild):
     def _deserialize(self) -> Any:
         config = _private.parse_legacy(self._config)
         return _private.build_legacy(config, self._custom_objects, self._safe_mode)
-
-    def _check(self, config: Mapping[str, Any]) -> None:
-        if self._safe_mode:
-            with self._scopes():
-                check_config(config, self._knows, uri=self._uri, is_part=_private.is_part_of_keras)
 
     def bind(self, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> Any:
         """Give the model its weights, compile it as it was, and return it.

@@ -273,7 +273,6 @@ def with_layer(layer: dict[str, Any]) -> dict[str, Any]:
 
 UNSAFE: list[tuple[str, dict[str, Any]]] = [
     ("Lambda", {"class_name": "Lambda", "config": {"name": "x", "function": ["4wEA", None, None]}}),
-    ("Lambda", {"class_name": "Lambda", "config": {"name": "x", "function": "system"}}),
     ("TFSMLayer", {"class_name": "TFSMLayer", "config": {"name": "x", "filepath": "/tmp/m"}}),
     ("TorchModuleWrapper", {"class_name": "TorchModuleWrapper", "config": {"name": "x"}}),
     (
@@ -300,8 +299,22 @@ async def test_configs_that_could_run_code(tmp_path: Path, loader: Watched) -> N
 
 async def test_names_that_are_no_classes_of_models(tmp_path: Path, loader: Watched) -> None:
     """The legacy loader would find functions and modules by some of these names."""
-    for name in ("deserialize", "serialize", "keras_export", "activations", "Mine", "TFOpLambda"):
+    for name in ("deserialize", "serialize", "activations"):
         layer = {"class_name": name, "config": {"name": "x"}}
+        path = keras_2.save_model(tmp_path / "m.h5", {}, model_config=with_layer(layer))
+        await fails(loader, path, Unsafe, says=f"{name}, which is no part of a model")
+
+
+async def test_classes_and_functions_that_nobody_registered(
+    tmp_path: Path, loader: Watched
+) -> None:
+    function = {"class_name": "Lambda", "config": {"name": "x", "function": "system"}}
+    layers: dict[str, dict[str, Any]] = {
+        "system": function,
+        "Mine": {"class_name": "Mine", "config": {"name": "x"}},
+        "TFOpLambda": {"class_name": "TFOpLambda", "config": {"name": "x"}},
+    }
+    for name, layer in layers.items():
         path = keras_2.save_model(tmp_path / "m.h5", {}, model_config=with_layer(layer))
         says = f"not part of Keras: {name}.*custom_objects"
         await fails(loader, path, FormatError, says=says)

@@ -18,6 +18,7 @@ For Keras models:
   to skip anew for each (``saving_lib.get_attr_skipset`` writes its cache under another name
   than it reads, Keras 3.15). `StateLoader` runs Keras' own ``_load_state``, with a walk that
   yields the same children in the same order from what is known of the class;
+- what a name in a config stands for is looked up as Keras looks it up (`_names`);
 - models that Keras 2 described are made by the functions of Keras' own legacy loader (`_legacy`);
 - a variable that lives gets its new value through ``AssignVariableOp`` (`_assign`);
 - what a model has besides the values of its variables is known and compared, and a variable is
@@ -42,8 +43,16 @@ For checkpoints and whole SavedModels:
 from __future__ import annotations
 
 from ._assign import Recording, Snapshot, recording
-from ._build import CapturedScopes, Skeleton, compile_as_saved, deserialize, registered
-from ._legacy import build_legacy, compile_legacy, is_part_of_keras, parse_legacy
+from ._build import (
+    CapturedScopes,
+    Skeleton,
+    compile_as_saved,
+    deserialize,
+    own_of_any_package,
+    registered,
+)
+from ._legacy import build_legacy, compile_legacy, parse_legacy
+from ._names import Named, is_part_of_a_model, is_stored_by_name, named, reads_vocabularies
 from ._rebind import KerasState, detach_derived, drop, exchange, settings
 from ._saved_model import NoObjectGraph, Reconstruction
 from ._selftest import fast_path, reuse_path, saved_models_work, trackables_work
@@ -78,6 +87,7 @@ __all__ = [
     "Draft",
     "KerasState",
     "Library",
+    "Named",
     "NoObjectGraph",
     "Reconstruction",
     "Recording",
@@ -105,10 +115,14 @@ __all__ = [
     "global_restorables",
     "has_values",
     "is_checkpoint",
-    "is_part_of_keras",
+    "is_part_of_a_model",
+    "is_stored_by_name",
     "is_trackable",
     "loads_its_own_way",
+    "named",
+    "own_of_any_package",
     "parse_legacy",
+    "reads_vocabularies",
     "recording",
     "registered",
     "restorables",

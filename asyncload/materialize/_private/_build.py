@@ -33,7 +33,14 @@ from ._lookups import (
 )
 from ._state import quick_walk
 
-__all__ = ["CapturedScopes", "Skeleton", "compile_as_saved", "deserialize", "registered"]
+__all__ = [
+    "CapturedScopes",
+    "Skeleton",
+    "compile_as_saved",
+    "deserialize",
+    "own_of_any_package",
+    "registered",
+]
 
 _install_lock = threading.Lock()
 
@@ -131,6 +138,13 @@ def compile_as_saved(
 def registered(name: str) -> Any:
     """Return the caller's object that Keras knows by this name, in the scopes of this thread."""
     return get_registered_object(name)
+
+
+def own_of_any_package(name: str, custom_objects: Mapping[str, Any]) -> Any:
+    """Return the caller's object whose name ends so, package aside: Keras 3.6 left packages out."""
+    scope = global_state.get_global_attribute("custom_objects_scope_dict", {})
+    known = {**custom_objects, **scope, **keras.saving.get_custom_objects()}
+    return next((value for key, value in known.items() if key.endswith(name)), None)
 
 
 _SCOPES = ("custom_objects_scope_dict", "safe_mode_saving")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from keras.src.saving import serialization_lib
 
 from ._variables import Array
 
-__all__ = ["build_legacy", "compile_legacy", "is_part_of_keras", "parse_legacy"]
+__all__ = ["build_legacy", "compile_legacy", "parse_legacy"]
 
 
 def parse_legacy(text: bytes) -> Any:
@@ -58,32 +57,3 @@ def compile_legacy(
 def _all(custom_objects: Mapping[str, Any]) -> dict[str, Any]:
     scope = global_state.get_global_attribute("custom_objects_scope_dict", {})
     return {**custom_objects, **keras.saving.get_custom_objects(), **scope}
-
-
-_PARTS = (
-    "constraints",
-    "dtype_policies",
-    "initializers",
-    "layers",
-    "losses",
-    "metrics",
-    "models",
-    "optimizers",
-    "quantizers",
-    "random",
-    "regularizers",
-)
-
-
-@functools.cache
-def _part_names() -> frozenset[str]:
-    modules = [getattr(keras, part) for part in _PARTS]
-    modules.append(keras.optimizers.schedules)
-    public = [item for module in modules for item in vars(module).items()]
-    classes = [name for name, value in public if isinstance(value, type)]
-    return frozenset({*classes, "Functional"})
-
-
-def is_part_of_keras(name: str) -> bool:
-    """Whether Keras has a class of this name of which models are made."""
-    return name in _part_names()
