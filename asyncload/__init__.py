@@ -2,6 +2,7 @@
 
 A map of the house; each room imports only from rooms above it::
 
+    redaction                              what texts show of URIs
     errors, events, manifest, interfaces   the words, and the seams between rooms
     cache_folder                           a bounded folder that processes share
     closing                                what an async with block closes

@@ -36,6 +36,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .redaction import redacted, shown
+
 __all__ = [
     "AccessDenied",
     "AsyncloadError",
@@ -69,15 +71,24 @@ class AsyncloadError(Exception):
 
     Args:
         message: what was expected, what was found, and what to do.
-        uri: the file or object concerned, without credentials.
+        uri: the file or object concerned; kept without credentials.
         tensor: the tensor concerned, as the file names it.
     """
 
     def __init__(self, message: str, *, uri: str | None = None, tensor: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = redacted(message)
+        super().__init__(self.message)
         self.uri = uri
         self.tensor = tensor
+
+    @property
+    def uri(self) -> str | None:
+        """The file or object concerned, without credentials."""
+        return self._uri
+
+    @uri.setter
+    def uri(self, uri: str | None) -> None:
+        self._uri = None if uri is None else shown(uri)
 
     def __str__(self) -> str:
         where = [part for part in (self.uri, self.tensor and f"tensor {self.tensor!r}") if part]
@@ -95,7 +106,24 @@ def _rebuild(
 
 
 class SourceError(AsyncloadError):
-    """The bytes could not be had."""
+    """The bytes could not be had.
+
+    Attributes:
+        status: what a server or a store answered, as HTTP has it; ``None`` for no answer of that
+            kind.
+    """
+
+    status: int | None = None
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a file that nobody needs counts as not there, by this answer.
+
+        Stores say 403 of what is not there to those who may not list, others 400 or 410.
+        """
+        if isinstance(self, NotFound):
+            return True
+        return self.status in (400, 403, 410)
 
 
 class NotFound(SourceError, FileNotFoundError):

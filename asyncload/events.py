@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from .redaction import shown
+
 __all__ = [
     "BytesWritten",
     "Event",
@@ -42,6 +44,9 @@ class Event:
 
     uri: str
     time: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", shown(self.uri))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ ROOT = Path(asyncload.__file__).parent
 
 # Room -> floor. A room imports from lower floors, and from itself.
 FLOORS = {
+    "redaction": -1,
     "errors": 0,
     "events": 0,
     "manifest": 0,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from asyncload.errors import SourceChanged
 from asyncload.events import Observer
-from asyncload.sources import normalise
+from asyncload.redaction import shown
 
 from ._flights import Flight, Flights
 from ._flow import Flow
@@ -67,7 +67,7 @@ class Launcher:
             flow = functools.partial(Flow, uri, self._resources, storage, load)
             return await _persist(tries, lambda: work(flow()))
 
-        load = Load(normalise(uri), follow, self._observer, priority=priority)
+        load = Load(shown(uri), follow, self._observer, priority=priority)
         load.watch(self._resources.urgency_changed)
         self._host.start(load)
         return load
@@ -94,7 +94,7 @@ class Launcher:
         """
         tries = _tries(on_change)
         check_priority(priority)
-        shown, resources = normalise(uri), self._resources
+        name, resources = shown(uri), self._resources
 
         async def follow(flight: Flight) -> Result:
             def attempt() -> Awaitable[Result]:
@@ -104,9 +104,9 @@ class Launcher:
             return await _persist(tries, attempt)
 
         return self._flights.board(
-            shown,
+            name,
             key,
-            lambda: Flight(shown, follow, self._observer, resources.urgency_changed),
+            lambda: Flight(name, follow, self._observer, resources.urgency_changed),
             lambda: resources.source(uri, storage),
             priority,
         )

@@ -16,6 +16,7 @@ from asyncload.errors import AsyncloadError, DecodeError
 from asyncload.interfaces import Reader
 from asyncload.memory import SharedSlab, SlabPool
 from asyncload.pipeline.user_decode import Placed, decode_part
+from asyncload.redaction import shown
 from asyncload.workers import Workers
 
 from ._load import Load
@@ -33,7 +34,7 @@ class PartResult:
 
     Attributes:
         index: its position among the URIs.
-        uri: its URI.
+        uri: its URI, without credentials.
         arrays: name -> read-only array, 64-byte-aligned, if it was decoded; the arrays of a part
             share its memory, which is given back with the last of them.
         error: what went wrong, if something did.
@@ -63,7 +64,7 @@ async def map_parts(
     try:
         while True:
             for index, uri in itertools.islice(waiting, window - len(running)):
-                running[asyncio.ensure_future(start(uri))] = index, os.fspath(uri)
+                running[asyncio.ensure_future(start(uri))] = index, shown(uri)
             if not running:
                 return
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from asyncload.errors import LeaseTimeout
 from asyncload.loader._retained import Retained
-from asyncload.sources import normalise
+from asyncload.redaction import shown
 
 __all__ = ["LEASE_TIMEOUT", "Generation", "Lease", "Lessor", "Target", "holders"]
 
@@ -34,7 +34,7 @@ class Target:
     @property
     def shown(self) -> str:
         """The URI for messages, without credentials."""
-        return normalise(self.uri)
+        return shown(self.uri)
 
 
 class Generation:

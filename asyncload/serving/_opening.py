@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from asyncload.errors import NotFound, ServingClosed, ServingError, SwapSuperseded, UnknownFormat
 from asyncload.formats import detect_folder
-from asyncload.sources import normalise
+from asyncload.redaction import shown
 
 from ._lease import Target
 from ._ledger import describe
@@ -33,7 +33,7 @@ class Opening:
 
     def __init__(self, uri: str, base: Base, policy: VersionPolicy, swaps: Swaps) -> None:
         self._uri = uri
-        self._shown = normalise(uri).rstrip("/")
+        self._shown = shown(uri).rstrip("/")
         self._base = base
         self._policy = policy
         self._swaps = swaps

@@ -26,7 +26,7 @@ from asyncload.loader._default import default_loader
 from asyncload.loader._loader import Loader
 from asyncload.loader._options import ModelOptions, Priority
 from asyncload.loader._takes import takes
-from asyncload.sources import normalise
+from asyncload.redaction import shown
 from asyncload.workers import await_turn, to_its_end
 
 from ._bring import Bringer, Check
@@ -128,7 +128,7 @@ class ModelSlot(Closing):
         )
         self._options = options
         self._ledger = Ledger(options.observer)
-        self._front = Front(normalise(self._uri))
+        self._front = Front(shown(self._uri))
         self._swaps: Swaps | None = None
         self._base: Base | None = None
         self._host: asyncio.Task[None] | None = None
@@ -404,7 +404,7 @@ class ModelSlot(Closing):
 
     @property
     def _front_name(self) -> str:
-        return normalise(self._uri).rstrip("/")
+        return shown(self._uri).rstrip("/")
 
     async def _version(self, version: int) -> Target:
         if self._base is None:

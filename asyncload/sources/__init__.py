@@ -23,11 +23,12 @@ from typing import Any
 
 from asyncload.errors import SourceError
 from asyncload.interfaces import Source
+from asyncload.redaction import shown
 
 from ._cached import CachedSource, OfflineSource
 from ._entry_points import EntryPointSource
 from ._local import LocalSource
-from ._location import SCHEMES, Location, check_name, file_path, locate, normalise, scheme_of
+from ._location import SCHEMES, Location, check_name, file_path, locate, scheme_of
 from ._memory import MemorySource, forget_memory, put_memory
 from ._object import ObjectSource
 from ._object_cache import CACHE_BYTES, ObjectCache
@@ -49,7 +50,6 @@ __all__ = [
     "file_path",
     "forget_memory",
     "in_thread",
-    "normalise",
     "open_source",
     "put_memory",
 ]
@@ -87,7 +87,7 @@ def open_source(
             raise SourceError(
                 f"nothing of {scheme}:// URIs is ever cached, so that offline=True has none of "
                 "it; load it without offline=True",
-                uri=normalise(uri),
+                uri=shown(uri),
             )
         return EntryPointSource(uri, scheme, threads, options or {})
     location = locate(uri)

@@ -9,7 +9,9 @@ import os
 import re
 from urllib.parse import urlsplit, urlunsplit
 
-from ._location import Location, normalise
+from asyncload.redaction import shown
+
+from ._location import Location
 from ._object_version import Version
 from ._storage_options import StorageOptions
 from ._store_settings import Settings, settings_of
@@ -49,7 +51,7 @@ def place_of(location: Location, options: StorageOptions) -> str:
     if location.scheme == "http":
         return json.dumps([FORM, "http", _unsigned(settings.root)])
     where = {
-        name: normalise(value)
+        name: shown(value)
         for name, value in settings.config.items()
         if _WHERE.search(name) and isinstance(value, str)
     }
@@ -65,7 +67,7 @@ def _from_environment(settings: Settings) -> dict[str, str]:
     for name, variables in (("account_name", _AZURE_ACCOUNT), ("endpoint", _AZURE_ENDPOINT)):
         value = next((os.environ[each] for each in variables if os.environ.get(each)), None)
         if value and not any(name in key for key in settings.config):
-            found[name] = normalise(value)
+            found[name] = shown(value)
     return found
 
 

@@ -21,8 +21,9 @@ from typing import Any, Protocol
 from asyncload.closing import Closing
 from asyncload.errors import FormatError, SourceError
 from asyncload.interfaces import ListEntry, Reader, Source
+from asyncload.redaction import shown
 
-from ._location import SCHEMES, normalise
+from ._location import SCHEMES
 from ._threads import in_thread
 
 __all__ = ["GROUP", "EntryPointSource"]
@@ -57,7 +58,7 @@ class EntryPointSource(Closing):
         threads: Executor | None,
         options: Mapping[str, Any],
     ) -> None:
-        self.uri = normalise(uri)
+        self.uri = shown(uri)
         self.name = self.uri.rstrip("/").rpartition("/")[2]
         self._given = os.fspath(uri)
         self._scheme = scheme

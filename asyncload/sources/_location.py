@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from asyncload.errors import SourceError, Unsafe
+from asyncload.redaction import shown
+
+from ._redirects import exact
 
 __all__ = [
     "SCHEMES",
     "Location",
     "check_name",
+    "expect_reachable",
     "file_path",
     "locate",
     "neighbour",
-    "normalise",
     "scheme_of",
 ]
 
@@ -34,6 +37,7 @@ SCHEMES = {
     "https": "http",
 }
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,9 @@ class Location:
 
     Attributes:
         scheme: the kind of store, a value of `SCHEMES`.
-        path: within the store, not quoted; of a remote one without a slash at either end.
+        path: within the store; of a remote one the key, byte for byte: of a server as its URL
+            quotes it, from its first slash on; else not quoted. Without the slash that a folder
+            ends in.
         uri: for messages, without credentials.
         root: of a remote store: its bucket, its container with the account if that was named, or
             the server's URL with the query that all its paths take. It may hold credentials.
@@ -57,24 +63,18 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
-        return self.path.rstrip("/").rpartition("/")[2]
+        """The last part of the path, not quoted."""
+        last = self.path.rstrip("/").rpartition("/")[2]
+        return unquote(last) if self.scheme == "http" else last
 
-
-def normalise(uri: str | os.PathLike[str]) -> str:
-    """Return the URI as a text for messages: without user, password, query and fragment.
-
-    A path comes back as it is.
-    """
-    text = os.fspath(uri)
-    if _SCHEME.match(text) is None:
-        return text
-    if not (parts := urlsplit(text)).netloc:  # a path of this machine, or a name in memory
-        return urlunsplit((parts.scheme, "", parts.path, "", ""))
-    user, _, host = parts.netloc.rpartition("@")
-    if parts.scheme in ("abfs", "abfss") and user and ":" not in user:
-        host = parts.netloc  # what stands where a user would is the container
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    def key_of(self, name: str, *, folder: bool) -> str:
+        """Return the key of ``name`` in this folder, or in the folder of this object."""
+        if self.scheme == "http":
+            name = quote(name)
+        if folder:
+            return f"{self.path}/{name}" if self.path or self.scheme == "http" else name
+        parent, slash, _ = self.path.rpartition("/")
+        return f"{parent}{slash}{name}"
 
 
 def scheme_of(uri: str | os.PathLike[str]) -> str | None:
@@ -103,47 +103,78 @@ def locate(uri: str | os.PathLike[str]) -> Location:
     match = _SCHEME.match(text)
     if match is None:
         return Location("file", text, text)
-    shown = normalise(text)
     scheme = match[1].lower()
+    text = _SCHEME.sub(f"{scheme}://", text, count=1)
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise SourceError(
-            f"no store here reads {scheme}:// URIs; expected a path or one of {known}", uri=shown
+            f"no store here reads {scheme}:// URIs; expected a path or one of {known}", uri=text
         )
     rest = text[match.end() :]
     if scheme == "memory":
-        return Location(scheme, rest.strip("/"), shown)
+        return Location(scheme, rest.strip("/"), shown(text))
     if SCHEMES[scheme] == "http":
-        return _on_a_server(text, shown)
+        return _on_a_server(text)
     if scheme != "file":
-        return _in_a_store(SCHEMES[scheme], rest, shown)
-    parts = urlsplit(text, allow_fragments=False)
-    if parts.netloc not in ("", "localhost"):
+        return _in_a_store(SCHEMES[scheme], rest, text)
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost"):
         raise SourceError(
-            f"a file:// URI names a file of this machine, not of host {parts.netloc!r}; "
+            f"a file:// URI names a file of this machine, not of host {host!r}; "
             "write three slashes: file:///path",
-            uri=shown,
+            uri=text,
         )
-    return Location(scheme, unquote(parts.path), shown)
+    return Location(scheme, unquote(slash + path), shown(text))
 
 
-def _in_a_store(kind: str, rest: str, shown: str) -> Location:
+def _in_a_store(kind: str, rest: str, uri: str) -> Location:
     """Take apart what follows ``s3://``: no sign in a key has a meaning, nor is it quoted."""
     root, _, key = rest.partition("/")
     if not root:
         raise SourceError(
-            "names no bucket; expected one between the slashes, as in s3://bucket/key", uri=shown
+            "names no bucket; expected one between the slashes, as in s3://bucket/key", uri=uri
         )
-    return Location(kind, key.strip("/"), shown, root, key.endswith("/") or not key)
+    user, at, _ = root.rpartition("@")
+    if at and (kind != "az" or ":" in user):
+        raise SourceError(
+            "has credentials in it; pass them as storage_options={...}, or by the environment",
+            uri=uri,
+        )
+    folder = not key or key.endswith("/")
+    path = key if key == "/" else key.removesuffix("/")
+    return Location(kind, path, shown(uri), root, folder)
 
 
-def _on_a_server(text: str, shown: str) -> Location:
-    parts = urlsplit(text)
+def _on_a_server(url: str) -> Location:
+    parts = urlsplit(url)
     if not parts.hostname:
-        raise SourceError("names no host; expected https://host/path", uri=shown)
-    root = urlunsplit((parts.scheme, parts.netloc, "/", parts.query, ""))
-    path = unquote(parts.path)
-    return Location("http", path.strip("/"), shown, root, path.endswith("/") or not path)
+        raise SourceError("names no host; expected https://host/path", uri=url)
+    if _CONTROL.search(url):
+        raise SourceError("has a control sign in it, which no URL has; quote it", uri=url)
+    root = urlunsplit((parts.scheme, parts.netloc, "/", exact(parts.query), ""))
+    path = exact(parts.path)
+    folder = not path or path.endswith("/")
+    return Location("http", path.removesuffix("/"), shown(url), root, folder)
+
+
+def expect_reachable(location: Location) -> None:
+    """Make sure that the client asks for this key, and not for another that it takes for the same.
+
+    Raises:
+        SourceError: it does not.
+    """
+    parts = location.path.split("/")
+    if location.scheme == "http":
+        left_out: tuple[str, ...] = (".", "..")
+        parts = [unquote(part) for part in parts]
+    else:
+        left_out = ("", ".", "..") if location.path else ()
+    if any(part in left_out for part in parts):
+        raise SourceError(
+            "has a part in its path that is empty, '.' or '..', which clients and servers leave "
+            "out: the bytes of another object could come; rename it",
+            uri=location.uri,
+        )
 
 
 def check_name(name: str, *, uri: str) -> None:

@@ -12,7 +12,7 @@ from asyncload.closing import Closing
 from asyncload.errors import AccessDenied, NotFound, SourceError
 from asyncload.interfaces import ListEntry
 
-from ._location import Location, check_name, neighbour
+from ._location import Location, check_name, expect_reachable, neighbour
 from ._object_reader import ObjectReader
 from ._object_stores import Store, Stores
 from ._object_version import Version
@@ -59,7 +59,7 @@ class ObjectSource(Closing):
         if name:
             check_name(name, uri=self.uri)
             folder = await self._is_folder()
-            key = neighbour(key, name, folder=folder) if key else name
+            key = self._location.key_of(name, folder=folder)
             uri = neighbour(uri, name, folder=folder)
         elif not key or self._location.folder:
             raise SourceError("is a folder; name the file in it that you want", uri=uri)
@@ -135,6 +135,7 @@ class ObjectSource(Closing):
     async def _store(self) -> Store:
         if self._closed:
             raise self._refusal()
+        expect_reachable(self._location)
         stores = self._own if self._stores is None else self._stores
         assert stores is not None  # noqa: S101  one of the two is there
         return await stores.get(self._location, self._options, self._threads)

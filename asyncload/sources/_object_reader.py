@@ -105,7 +105,7 @@ class ObjectReader:
     async def checksum(self) -> Checksum | None:
         """Return what the store states; see `interfaces.CheckedReader.checksum`."""
         with self._use():
-            return await self._store.checksum(self._key, self._pinned, self._threads)
+            return await self._store.checksum(self._key, self._pinned)
 
     async def stream(self) -> AsyncGenerator[tuple[int, memoryview], None]:
         """Yield (offset, bytes) from begin to end; see `interfaces.StreamReader.stream`."""

@@ -1,4 +1,4 @@
-"""`ObjectStore`: one bucket, container or server, and the requests that are made to it.
+"""`ObjectStore`: one bucket or container, and the requests that are made to it.
 
 The boundary to obstore: its errors end here, as do answers that are not what was asked for.
 """
@@ -9,29 +9,29 @@ import asyncio
 import datetime as dt
 import random
 from collections.abc import AsyncGenerator, Awaitable, Mapping
-from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 import obstore
 from obstore import exceptions
-from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
-from asyncload.errors import AccessDenied, NotFound, SourceError, TransferFailed
+from asyncload.errors import NotFound, SourceError, TransferFailed
 from asyncload.interfaces import Checksum, ListEntry
 
 from ._client_calls import call
 from ._client_errors import translated
+from ._http_client import HttpClient, trusting
 from ._object_stores import NoRanges
 from ._object_version import Version, changed
+from ._redirects import Request
 from ._request_limit import RequestLimit
-from ._stated import ask_headers, checksum_in, etag_md5, is_no_md5, object_url
+from ._stated import etag_md5, is_no_md5
 from ._storage_options import StorageOptions
 from ._store_settings import Settings
-from ._threads import in_thread
 
 __all__ = ["Client", "ObjectStore"]
 
-Client = S3Store | GCSStore | AzureStore | HTTPStore
+Client = S3Store | GCSStore | AzureStore
 Result = TypeVar("Result")
 _PIECE = 1 << 20  # bytes of one piece of an answer that is taken as it comes
 _SIGNED_FOR = dt.timedelta(minutes=1)
@@ -41,13 +41,14 @@ _PAGE = 1000  # objects handed over at once, as many as stores list in one answe
 
 
 class ObjectStore:
-    """One bucket, container or server. See `_object_stores.Store`.
+    """One bucket or container. See `_object_stores.Store`.
 
     Args:
         client: obstore's.
         options: that it was made with.
         settings: that it was made with, too.
         secrets: texts that no message may show.
+        http: asks for what obstore does not hand out.
     """
 
     def __init__(
@@ -56,7 +57,10 @@ class ObjectStore:
         options: StorageOptions,
         settings: Settings,
         secrets: tuple[str, ...],
+        http: HttpClient,
     ) -> None:
+        self._http = http
+        self._tls = None if settings.ca_file is None else trusting(settings.ca_file)
         self._settings = settings
         self.limit = RequestLimit(options.concurrency)
         self.options = options
@@ -69,22 +73,7 @@ class ObjectStore:
         Raises:
             NotFound, AccessDenied, TransferFailed: as they say.
         """
-        try:
-            return Version.of(await self._answer(uri, call(obstore.head_async, self._client, key)))
-        except SourceError as error:
-            # A URL may be signed for GET alone, and some servers know nothing else.
-            if not isinstance(self._client, HTTPStore) or not _refused(error):
-                raise
-            refusal = error
-        try:
-            return await self._answer(uri, self._ask_by_get(key))
-        except (SourceError, NoRanges):
-            raise refusal from refusal.__cause__
-
-    async def _ask_by_get(self, key: str) -> Version:
-        result = await call(obstore.get_async, self._client, key, options={"range": (0, 1)})
-        await call(result.bytes_async)
-        return Version.of(result.meta)
+        return Version.of(await self._answer(uri, call(obstore.head_async, self._client, key)))
 
     async def fetch(
         self, key: str, version: Version, start: int, stop: int, uri: str
@@ -133,14 +122,8 @@ class ObjectStore:
             position += len(piece)
         _expect_length(min(position, stop), stop, uri)
 
-    async def checksum(
-        self, key: str, version: Version, threads: Executor | None
-    ) -> Checksum | None:
+    async def checksum(self, key: str, version: Version) -> Checksum | None:
         """Return what the store states of a version; see `_object_stores.Store.checksum`."""
-        if isinstance(self._client, HTTPStore):
-            headers = await self._ask_headers(object_url(self._settings.root, key), threads)
-            same = version.etag is not None and headers.get("etag") == version.etag
-            return checksum_in(headers) if same else None
         etag = etag_md5(version.etag)
         if etag is None or not isinstance(self._client, S3Store):
             return None
@@ -150,13 +133,13 @@ class ObjectStore:
                 url = await self._answer(self._settings.root, signing)
             except SourceError:
                 return etag
-            if is_no_md5(await self._ask_headers(url, threads)):
+            if is_no_md5(await self._stated(url)):
                 return None
         return etag
 
-    async def _ask_headers(self, url: str, threads: Executor | None) -> Mapping[str, str]:
-        sent = {**self._settings.headers, **self.options.headers}
-        return await in_thread(threads, ask_headers, url, sent, self._settings.ca_file)
+    async def _stated(self, url: str) -> Mapping[str, str]:
+        request = Request(url, {}, {**self._settings.headers, **self.options.headers})
+        return await self._http.run(self._http.headers(request, tls=self._tls))
 
     async def list_below(self, key: str, uri: str, *, recursive: bool = False) -> list[ListEntry]:
         """Return the objects and folders below ``key``; see `_object_stores.Store.list_below`."""
@@ -226,11 +209,6 @@ class ObjectStore:
 def _listed(meta: Mapping[str, Any]) -> ListEntry:
     version = Version.of(meta)
     return ListEntry(meta["path"], version.size, version.shown, version.modified)
-
-
-def _refused(error: SourceError) -> bool:
-    answers = ("405", "501")
-    return isinstance(error, AccessDenied) or any(each in error.message for each in answers)
 
 
 def _expect_same(version: Version, result: obstore.GetResult, uri: str) -> None:

@@ -18,10 +18,13 @@ from ._location import Location
 from ._object_version import Version
 from ._request_limit import RequestLimit
 from ._storage_options import StorageOptions
+from ._store_settings import settings_of
 from ._threads import in_thread
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from ._http_client import HttpClient
 
 __all__ = ["NoRanges", "Store", "Stores"]
 
@@ -71,16 +74,8 @@ class Store(Protocol):
         """
         ...
 
-    async def checksum(
-        self, key: str, version: Version, threads: Executor | None
-    ) -> Checksum | None:
-        """Return what the store states of a version, if anything can be had; never fails.
-
-        Args:
-            key: of the object.
-            version: of it.
-            threads: where this waits for the answer.
-        """
+    async def checksum(self, key: str, version: Version) -> Checksum | None:
+        """Return what the store states of a version, if anything can be had; never fails."""
         ...
 
     async def list_below(self, key: str, uri: str, *, recursive: bool = False) -> list[ListEntry]:
@@ -99,6 +94,7 @@ class Stores:
 
     def __init__(self) -> None:
         self._stores: dict[tuple[str, str, str], Store] = {}
+        self._http: HttpClient | None = None
         self._making = asyncio.Lock()
         self._closed = False
 
@@ -122,24 +118,40 @@ class Stores:
                 raise SourceError("its Loader is closed; make a new one", uri=location.uri)
             if key not in self._stores:
                 parsed = StorageOptions.parse(options)
-                self._stores[key] = await in_thread(threads, _make, location, parsed)
+                if self._http is None:
+                    self._http = await in_thread(threads, _make_http_client)
+                self._stores[key] = await in_thread(threads, _make, location, parsed, self._http)
             return self._stores[key]
 
     async def aclose(self) -> None:
         """Let go of all connections, once nothing reads through them; closing twice is fine."""
         self._closed = True
+        if self._http is not None:
+            await self._http.aclose()
         if self._stores:
             self._stores.clear()
             await _settle()
 
 
-# obstore takes 25 ms to import: in a thread, and not at all for what loads from disk alone.
+# obstore and aiohttp take 25 and 150 ms to import: in a thread, and not at all for what loads from
+# disk alone.
 
 
-def _make(location: Location, options: StorageOptions) -> Store:
+def _make(location: Location, options: StorageOptions, http: HttpClient) -> Store:
+    settings = settings_of(location, options)
+    if location.scheme == "http":
+        from ._http_store import HttpStore
+
+        return HttpStore(http, settings, options)
     from ._store_client import make_store
 
-    return make_store(location, options)
+    return make_store(location, settings, options, http)
+
+
+def _make_http_client() -> HttpClient:
+    from ._http_client import HttpClient
+
+    return HttpClient()
 
 
 async def _settle() -> None:

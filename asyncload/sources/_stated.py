@@ -1,25 +1,20 @@
-"""Checksums that a store states of a whole object, which the client does not hand out.
+"""Checksums that a store or a server states of a whole object, in headers of its answers.
 
-Headers of its answers are asked for apart: of an HTTP server by its URL, of S3 by a URL that the
-client signs. Such a signature is of the host alone, and S3 takes no ``x-amz-checksum-mode`` that is
-not signed; so of S3 there is the ETag, and whether that is an MD5.
+Of S3 they are asked for apart, by a URL that obstore signs, as it does not hand them out. Such a
+signature is of the host alone, and S3 takes no ``x-amz-checksum-mode`` that is not signed; so of S3
+there is the ETag, and whether that is an MD5.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-import ssl
-import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPException
-from urllib.parse import quote, urlsplit, urlunsplit
 
 from asyncload.interfaces import Checksum
 
-__all__ = ["ask_headers", "checksum_in", "etag_md5", "is_no_md5", "object_url"]
+__all__ = ["checksum_in", "etag_md5", "is_no_md5"]
 
-_TIMEOUT = 5.0  # seconds; what does not answer states nothing
 _MD5_ETAG = re.compile(r'"([0-9a-f]{32})"')
 _LENGTHS = {"crc32c": 4, "md5": 16, "sha256": 32}  # bytes
 # Header -> what its Base64 is, the quickest to compare first.
@@ -80,28 +75,3 @@ def is_no_md5(headers: Mapping[str, str]) -> bool:
         or "x-amz-server-side-encryption-customer-algorithm" in headers
         or headers.get("x-amz-storage-class") == "EXPRESS_ONEZONE"
     )
-
-
-def object_url(root: str, key: str) -> str:
-    """Return the URL of a key at a server, with the query that all its paths take."""
-    parts = urlsplit(root)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(key)}"))
-
-
-def ask_headers(url: str, sent: Mapping[str, str], ca_file: str | None) -> dict[str, str]:
-    """Return the headers of the answer to HEAD, names in small letters; none if it fails. Blocks.
-
-    Args:
-        url: of HTTP or HTTPS; it may hold credentials, and is shown nowhere.
-        sent: headers of the request.
-        ca_file: path of certificates that are trusted beside the usual ones.
-    """
-    try:
-        request = urllib.request.Request(url, headers=dict(sent), method="HEAD")  # noqa: S310
-        context = ssl.create_default_context()
-        if ca_file is not None:
-            context.load_verify_locations(ca_file)
-        with urllib.request.urlopen(request, timeout=_TIMEOUT, context=context) as answer:  # noqa: S310
-            return {name.lower(): value for name, value in answer.headers.items()}
-    except (OSError, HTTPException, ValueError):
-        return {}

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from obstore import exceptions
-from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from asyncload.errors import SourceError
 
 from ._client_errors import translated
+from ._http_client import HttpClient
 from ._location import Location
 from ._object_requests import Client, ObjectStore
 from ._storage_options import StorageOptions
-from ._store_settings import Settings, settings_of
+from ._store_settings import Settings
 
 __all__ = ["make_store"]
 
@@ -26,20 +27,21 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0  # seconds
 _GROWTH = 3
 
 
-def make_store(location: Location, options: StorageOptions) -> ObjectStore:
+def make_store(
+    location: Location, settings: Settings, options: StorageOptions, http: HttpClient
+) -> ObjectStore:
     """Make the store of a location; this reads files, and takes some milliseconds.
 
     Raises:
         SourceError: it cannot be made with these options.
     """
-    settings = settings_of(location, options)
     secrets = (*options.secrets(), *settings.secrets())
     try:
         client = _client(location.scheme, settings, options)
     except exceptions.BaseError as error:
         failure = translated(error, location.uri, secrets=secrets)
     else:
-        return ObjectStore(client, options, settings, secrets)
+        return ObjectStore(client, options, settings, secrets, http)
     raise failure
 
 
@@ -57,7 +59,7 @@ def _client(kind: str, settings: Settings, options: StorageOptions) -> Client:
         case "az":
             return AzureStore(settings.root, config=config, **shared)
         case _:
-            return HTTPStore(settings.root, **shared)
+            raise ValueError(f"no client of ours speaks to {kind}")
 
 
 def _client_options(settings: Settings, options: StorageOptions) -> dict[str, Any]:

@@ -57,7 +57,7 @@ async def in_thread(
     return outcome[0]
 
 
-async def end(task: asyncio.Future[None]) -> None:
+async def end(task: asyncio.Future[Any]) -> None:
     """Wait until a task has ended, however often the caller is cancelled meanwhile."""
     with anyio.CancelScope(shield=True):
         while not task.done():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncload.interfaces import Checksum
-from asyncload.sources._stated import checksum_in, etag_md5, is_no_md5, object_url
+from asyncload.sources._stated import checksum_in, etag_md5, is_no_md5
 
 MD5 = bytes(range(16))
 CRC = b"\x00\x01\x02\xff"
@@ -58,8 +58,3 @@ def test_etags() -> None:
         ("x-amz-storage-class", "EXPRESS_ONEZONE"),
     ):
         assert is_no_md5({name: value})
-
-
-def test_urls_of_objects() -> None:
-    assert object_url("https://h:8/", "a b/c%.bin") == "https://h:8/a%20b/c%25.bin"
-    assert object_url("https://h/?sig=x", "a") == "https://h/a?sig=x"
