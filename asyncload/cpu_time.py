@@ -54,8 +54,7 @@ def program_seconds() -> float | None:
 
 
 # What a container may use of its CPUs: "max 100000", or microseconds in each of so many. Of control
-# groups v2 (Documentation/admin-guide/cgroup-v2.rst, cpu.max); loky.cpu_count knows v1 as well, but
-# takes 50 ms to import.
+# groups v2 (Documentation/admin-guide/cgroup-v2.rst, cpu.max).
 _QUOTA = "/sys/fs/cgroup/cpu.max"
 
 

@@ -34,6 +34,8 @@ kept as ``__cause__``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .redaction import redacted, shown
@@ -63,6 +65,7 @@ __all__ = [
     "Unsafe",
     "WorkerCrashed",
     "WouldOverwrite",
+    "about",
 ]
 
 
@@ -97,6 +100,16 @@ class AsyncloadError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross from worker processes by pickle, keyword-only arguments included.
         return _rebuild, (type(self), self.message, self.uri, self.tensor)
+
+
+@contextmanager
+def about(uri: str) -> Iterator[None]:
+    """Say in errors which file they are about, where they do not say so: workers do not know."""
+    try:
+        yield
+    except AsyncloadError as error:
+        error.uri = error.uri or uri
+        raise
 
 
 def _rebuild(

@@ -31,8 +31,6 @@ _LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 
-# The running loop's default Loader keeps this task until the loop ends, and ends with it.
-_LASTING_TASK = "asyncload-loader"
 _TASK_PATIENCE = 2.0  # seconds
 
 _caches = tempfile.TemporaryDirectory(prefix="asyncload-tests-")
@@ -83,7 +81,7 @@ def _on_either_loop(items: list[pytest.Item]) -> Iterator[pytest.Item]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves threads, processes, descriptors or shared segments.
 
     Set up before the loop, and so torn down after it was closed.
@@ -91,21 +89,8 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     before = snapshot()
     yield
     lines = leaked(before)
-    if request.node.get_closest_marker("kills_workers"):
-        lines = [line for line in lines if not _is_of_a_dead_queue(line)]
     if lines:
         pytest.fail("left behind:\n  " + "\n  ".join(lines), pytrace=False)
-
-
-def _is_of_a_dead_queue(line: str) -> bool:
-    """Whether it is of a queue to workers that were killed.
-
-    Of such a pool loky now and then keeps a semaphore and its end of a pipe until the program
-    ends, when its tracker removes them (tests/loader/test_exit.py); nothing else may stay.
-    """
-    return line.startswith("segments: /dev/shm/sem.loky-") or (
-        line.startswith("descriptors: ") and " -> pipe:" in line
-    )
 
 
 @pytest.fixture
@@ -121,8 +106,4 @@ async def no_task_left_behind() -> AsyncIterator[None]:
 
 def _running() -> list[asyncio.Task[object]]:
     own = asyncio.current_task()
-    return [
-        task
-        for task in asyncio.all_tasks()
-        if task is not own and not task.done() and task.get_name() != _LASTING_TASK
-    ]
+    return [task for task in asyncio.all_tasks() if task is not own and not task.done()]

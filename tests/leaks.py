@@ -19,8 +19,8 @@ __all__ = ["Held", "lasting_processes", "leaked", "snapshot"]
 # are not counted. Who starts one adds it here, and takes it out when it ended.
 lasting_processes: set[int] = set()
 
-# The resource trackers live as long as the program; psutil sees loky's under either name.
-_TRACKERS = ("resource_tracker", "semaphore_tracker", "semlock_tracker")
+# The resource tracker of multiprocessing, which tests use, lives as long as the program.
+_TRACKERS = ("resource_tracker",)
 # TensorFlow and NumPy start these once, at first use, and keep them.
 _LASTING_THREADS = ("pydevd", "tf_", "Profiler", "pytest_timeout")
 _PROC = Path("/proc/self")
@@ -117,9 +117,8 @@ def _descriptors() -> dict[str, str]:
 
 
 def _tracker_descriptors() -> set[int]:
-    names = ("multiprocessing.resource_tracker", "loky.backend.resource_tracker")
-    modules = [sys.modules[name] for name in names if name in sys.modules]
-    return {module._resource_tracker._fd for module in modules}
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    return set() if module is None else {module._resource_tracker._fd}
 
 
 def _segments() -> dict[str, str]:

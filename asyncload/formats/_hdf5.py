@@ -7,11 +7,10 @@ and take 50 ms for a thousand datasets (`_hdf5_walk`). It reads no dataset's dat
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from asyncload.errors import FormatError
+from asyncload.errors import about
 from asyncload.interfaces import Indexing
 from asyncload.manifest import Chunk, Chunked, Encoding, Inline, Reorder, TensorEntry
 
@@ -60,7 +59,7 @@ async def index_hdf5(
     entries = functools.partial(_entries, file=file, base=base)
     if early and reader.path is None:
         length = reader.size - base if length is None else length
-        with _naming(reader.uri):
+        with about(reader.uri):
             held = await indexing.hold(file, base, length)
             found = await walk_as_it_comes(indexing, held, entries)
         if found is not None:
@@ -94,7 +93,7 @@ async def read_structures(
     """
     reader = indexing.files.readers[file]
     length = reader.size - base if length is None else length
-    with _naming(reader.uri):
+    with about(reader.uri):
         begin = base
         if reader.path is None:
             held = await indexing.hold(file, base, length)
@@ -103,16 +102,6 @@ async def read_structures(
         return await indexing.workers.run(
             _in_path, function, reader.path, reader.version, begin, length, reader.uri
         )
-
-
-@contextmanager
-def _naming(uri: str) -> Iterator[None]:
-    """Say in errors which file they are about; what the workers raise by themselves knows none."""
-    try:
-        yield
-    except FormatError as error:
-        error.uri = error.uri or uri
-        raise
 
 
 # h5py takes 0.1 s to import, which only the workers need pay.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from asyncload.errors import about
 from asyncload.interfaces import HeldReader, Indexing
 from asyncload.manifest import TensorEntry
 
@@ -66,7 +67,8 @@ async def walk_as_it_comes(
     state = b""
     where = reader.path, reader.version, 0, reader.size, reader.uri
     while True:
-        walked = await indexing.workers.run(_walk_on, state, *where, reader.present())
+        with about(reader.uri):
+            walked = await indexing.workers.run(_walk_on, state, *where, reader.present())
         if walked.odd:
             return None
         if walked.rows:

@@ -39,12 +39,18 @@ _loaders: WeakKeyDictionary[asyncio.AbstractEventLoop, Loader] = WeakKeyDictiona
 
 
 def default_loader() -> Loader:
-    """Return the running loop's Loader; its task ends, and closes it, with the loop."""
+    """Return the running loop's Loader, which ends with the loop."""
     loop = asyncio.get_running_loop()
     loader = _loaders.get(loop)
     if loader is None or loader.closed:
+        _forget_closed_loops()
         loader = _loaders[loop] = Loader()
     return loader
+
+
+def _forget_closed_loops() -> None:
+    for loop in [loop for loop in list(_loaders) if loop.is_closed()]:
+        _loaders.pop(loop, None)
 
 
 async def aclose() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from asyncload.errors import SourceError, UnknownFormat
+from asyncload.errors import SourceError, UnknownFormat, about
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
 from asyncload.formats import PREFIXES, WARMUP_REQUESTS, without_legacy_optimizer
 from asyncload.interfaces import (
@@ -238,7 +238,7 @@ class Flow:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[None]:
         """Hold the source, and what the load takes on its way, until the block ends."""
-        with self._resources.pace.kept(self._load), self._recall:
+        with about(self.uri), self._resources.pace.kept(self._load), self._recall:
             async with self._source, self._held:
                 yield
                 if self._load is not None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -12,53 +15,95 @@ from asyncload.errors import LoaderClosed
 
 from ._load import Load
 
-__all__ = ["Host"]
+__all__ = ["Host", "abandon_those_of_closed_loops"]
 
 
 class Host:
     """Runs loads, until it is closed, or the loop ends.
 
-    It belongs to the loop that it was made in.
+    It belongs to the loop that it was made in, or first used in, and to this process.
 
     Args:
         release: gives back what the loads used, once they have ended.
+        abandon: gives it back when the loop was closed before they had.
     """
 
-    def __init__(self, release: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, release: Callable[[], Awaitable[None]], abandon: Callable[[], None]) -> None:
         self._release = release
-        self._task: asyncio.Task[None] | None = None
+        self._abandon = abandon
+        self._process = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._life: AsyncGenerator[None, None] | None = None
         # No task group of anyio's: what the loop's end cancels before its first step, it never
         # begins, and tells nobody; a load has to end all the same, as others wait for that.
         self._loads: dict[asyncio.Task[None], Load[Any]] = {}
-        self._spare: set[asyncio.Task[None]] = set()
-        self._closing = asyncio.Event()
+        self._spare: set[Future[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def closed(self) -> bool:
         """Whether `aclose` was called, or the loop ended."""
-        return self._closing.is_set()
+        return self._closed or (self._loop is not None and self._loop.is_closed())
+
+    @property
+    def inherited(self) -> bool:
+        """Whether another process made this, from which this one was forked."""
+        return self._process != os.getpid()
 
     def open(self) -> None:
         """Begin to run loads; opening twice is fine.
 
         Raises:
-            LoaderClosed: it was closed.
+            LoaderClosed: it was closed, or belongs to another process.
         """
-        if self._closing.is_set():
+        if self.inherited:
+            raise LoaderClosed(
+                f"this Loader belongs to process {self._process}, from which this process "
+                f"({os.getpid()}) was forked: its threads and workers stayed there. Make a Loader "
+                "after the fork (under gunicorn without --preload, or in the application's "
+                "lifespan), or start processes by 'spawn'"
+            )
+        if self.closed:
             raise LoaderClosed("this Loader is closed; make a new one")
         self._begin()
 
     def _begin(self) -> None:
-        if self._task is None:
-            self._task = asyncio.create_task(self._live(), name="asyncload-loader")
+        if self._life is not None:
+            return
+        abandon_those_of_closed_loops()
+        self._loop = asyncio.get_running_loop()
+        self._life = self._until_the_loop_ends()
+        with suppress(StopIteration):  # it yields at once, and so needs no task
+            self._life.__anext__().__await__().send(None)
+        _open.add(self)
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        # No task that waits: a loop that is closed without asyncio.run reports it as lost. Of its
+        # asynchronous generators a loop tells each that it ends, and none is reported.
+        try:
+            yield
+        finally:
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Cancel the loads under way, and give back what they used; closing twice is fine."""
-        self._closing.set()
-        self._begin()
-        assert self._task is not None  # noqa: S101  it has begun
+        if self.inherited or (self._closed and self._ending is None):
+            return
+        self._closed = True
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(), name="asyncload-closing")
         with anyio.CancelScope(shield=True):
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._ending])
+
+    async def _end(self) -> None:
+        with anyio.CancelScope(shield=True):
+            while self._loads or self._spare:
+                self._stop_loads()
+                spare = map(asyncio.wrap_future, tuple(self._spare))
+                await asyncio.wait([*self._loads, *spare])
+            await self._release()
+        _open.discard(self)
 
     def start(self, load: Load[Any]) -> None:
         """Run a load; it ends whatever becomes of its task."""
@@ -71,25 +116,39 @@ class Host:
         if not load.is_over:  # cancelled before its first step
             load.refuse()
 
-    def in_spare_time(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do what no load waits for. Closing does, for some milliseconds."""
-        if self._task is not None and not self.closed:
-            task = asyncio.create_task(work())
-            self._spare.add(task)
-            task.add_done_callback(self._spare.discard)
+    def in_spare_time(self, threads: Executor, work: Callable[[], None]) -> None:
+        """Do in a thread what no load waits for. Closing does, for some milliseconds."""
+        if self._life is not None and not self.closed:
+            future = threads.submit(work)
+            self._spare.add(future)
+            future.add_done_callback(self._spare_ended)
+
+    def _spare_ended(self, future: Future[None]) -> None:
+        self._spare.discard(future)
+        if not future.cancelled():
+            future.result()  # an error here is logged, and nobody else's
 
     def _stop_loads(self) -> None:
         for load in self._loads.values():
             load.stop()
 
-    async def _live(self) -> None:
-        """Wait until closed, or until the loop cancels this, and end what runs."""
-        try:
-            await self._closing.wait()
-        finally:
-            self._closing.set()
-            with anyio.CancelScope(shield=True):
-                while self._loads or self._spare:
-                    self._stop_loads()
-                    await asyncio.wait([*self._loads, *self._spare])
-                await self._release()
+    def abandon(self) -> None:
+        """Give back what was used by loads of a loop that is closed; any thread may do this."""
+        _open.discard(self)
+        self._closed = True
+        if not self.inherited:
+            self._abandon()
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether its loop was closed and nobody closed this before."""
+        return self._loop is not None and self._loop.is_closed()
+
+
+_open: set[Host] = set()
+
+
+def abandon_those_of_closed_loops() -> None:
+    """Give back what Loaders have whose loops were closed without them."""
+    for host in [host for host in tuple(_open) if host.is_orphaned]:
+        host.abandon()

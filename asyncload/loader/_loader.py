@@ -17,6 +17,7 @@ from asyncload.events import Observer
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
+from asyncload.resting import carried
 from asyncload.sources import CACHE_BYTES, Stores
 from asyncload.workers import Workers
 
@@ -126,7 +127,7 @@ class Loader(Files, Closing):
         self._storage_options = merge_options({}, storage_options)
         limit = int(physical_memory() * _MEMORY_SHARE) if memory is None else parse_size(memory)
         self._memory = limit
-        self._host = Host(self._release)
+        self._host = Host(self._release, self._abandon)
         self._resources = Resources(
             workers=Workers(executor, processes=processes),
             slabs=SlabPool(),
@@ -166,12 +167,15 @@ class Loader(Files, Closing):
     async def _release(self) -> None:
         await self._resources.aclose()
 
-    def _in_spare_time(self, work: Work) -> None:
-        async def in_thread() -> None:
-            with responsive():
-                await self._resources.workers.run_in_thread(work)
+    def _abandon(self) -> None:
+        self._resources.abandon()
 
-        self._host.in_spare_time(in_thread)
+    def _in_spare_time(self, work: Work) -> None:
+        def in_thread() -> None:
+            with responsive():
+                work()
+
+        self._host.in_spare_time(self._resources.workers.threads, carried(in_thread))
 
     @property
     def budget(self) -> Budget:

@@ -64,6 +64,15 @@ class Resources:
         """End workers, threads and connections, and give memory back."""
         await self.workers.aclose()
         await self.stores.aclose()
+        self._close_the_rest()
+
+    def abandon(self) -> None:
+        """Do so when the loop is closed; any thread may."""
+        self.workers.abandon()
+        self.stores.abandon()
+        self._close_the_rest()
+
+    def _close_the_rest(self) -> None:
         if self.object_cache is not None:
             self.object_cache.close()
         self.slabs.close()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 
 from asyncload import codecs
-from asyncload.errors import AsyncloadError
+from asyncload.errors import about
 from asyncload.interfaces import Manners, Reader, WorkerPool
 from asyncload.manifest import Chunked, FileEntry, Strings, TensorEntry
 from asyncload.memory import ArenaPool, SharedSlab, SlabPool, slab_size
@@ -93,7 +92,7 @@ class Flow:
             reader = self._readers[step.file]
             await reader.read_into(step.offset, step.buffers)
             if step.checked:
-                with _naming(reader):
+                with about(reader.uri):
                     await self._workers.run_in_thread(self._prepared.checksums.check, step.checked)
             await self._arrived(step.names)
 
@@ -117,7 +116,7 @@ class Flow:
         """Make a tensor of its parts, and hand it over."""
         entry, views = compound.entry, self._prepared.views
         stored = [views.pop(part.name) for part in compound.parts]
-        with _naming(self._readers[entry.file]):
+        with about(self._readers[entry.file].uri):
             if isinstance(entry.encoding, Strings):
                 array = await self._workers.run_in_thread(
                     codecs.decode_strings, entry, stored[0], self._verify
@@ -178,7 +177,7 @@ class Flow:
             job = jobs.pop()
             need = slab_size(job.stored) + (0 if job.home else slab_size(job.decoded))
             async with self._slabs.budget.take(need, self._manners.urgency):
-                with _naming(self._readers[job.file]):
+                with about(self._readers[job.file].uri):
                     await self._decode_one(job)
             await self._arrived(placed.name for placed in job.pieces)
 
@@ -229,16 +228,6 @@ class Flow:
             self._slabs.give_back(slab)
         else:
             await self._workers.run_in_thread(slab.close)
-
-
-@contextmanager
-def _naming(reader: Reader) -> Iterator[None]:
-    """Say in errors which file they are about; workers do not know."""
-    try:
-        yield
-    except AsyncloadError as error:
-        error.uri = error.uri or reader.uri
-        raise
 
 
 def _fill_all(entries: Sequence[TensorEntry], views: Sequence[memoryview]) -> None:

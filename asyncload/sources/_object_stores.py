@@ -132,6 +132,11 @@ class Stores:
             self._stores.clear()
             await _settle()
 
+    def abandon(self) -> None:
+        """Let go of all connections of a loop that is closed."""
+        self._closed = True
+        self._stores.clear()
+
 
 # obstore and aiohttp take 25 and 150 ms to import: in a thread, and not at all for what loads from
 # disk alone.

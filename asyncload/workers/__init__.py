@@ -1,8 +1,10 @@
 """Where CPU is spent: worker processes, a handful of threads, or the caller's own executor.
 
 - ``_job``        a call on its way to a worker, its limits, and what came of it
-- ``_inside``     what a worker process of ours does besides running jobs
-- ``_processes``  the pool of worker processes, and how it survives the death of one
+- ``_process``    one worker process; ``_safe_path``: what it may import; ``_line``: how it is told
+- ``_boot``       the script that it runs first; ``_inside``: what it does from then on
+- ``_crew``       threads with a worker process each, started when needed and ended when idle
+- ``_processes``  a crew, as the event loop sees it
 - ``_threads``    a call in a thread of its own
 - ``_turns``      threads that let the event loop's thread go first
 - ``_workers``    `Workers`, which the other rooms use

@@ -1,51 +1,80 @@
-"""What a worker process of ours does besides running jobs."""
+"""What a worker process does: one job after the other, until the parent is gone."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import pickle
+import queue
 import resource
 import signal
-import sys
+import socket
 import threading
-import time
 
-__all__ = ["enter_worker"]
+from ._job import Outcome, by_value, cannot_be_sent
+from ._line import receive, send
 
-# Seconds between two looks for the parent.
-_PARENT_CHECK = 0.5
+__all__ = ["serve"]
 
 # What the first index or decode would import; done while the parent still reads.
 _PRELOAD = ("numpy", "h5py", "ml_dtypes", "isal.isal_zlib")
 
 
-def enter_worker(parent: int, niceness: int) -> None:
-    """Prepare this process; called once in it, before its first job.
+def serve(line: socket.socket, niceness: int) -> None:
+    """Run the jobs that arrive, and answer each; never returns.
 
     Args:
-        parent: the process that this one serves, and with which it ends.
+        line: what jobs arrive through, and answers leave.
         niceness: by how much others go first, from 0 to 19; for its I/O as well, as Linux has it.
     """
     os.nice(niceness)
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_ctrl_c_to_the_parent()
     # A job past its CPU limit is killed by a signal that would leave a core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    threading.Thread(target=_follow, args=(parent,), name="asyncload-watch", daemon=True).start()
-    _keep_shared_memory_uncounted()
+    jobs: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(line, jobs), name="asyncload-line", daemon=True).start()
+    _answer(line, b"ready")
     for name in _PRELOAD:
         importlib.import_module(name)
+    while True:
+        _answer(line, _run(jobs.get()))
 
 
-def _follow(parent: int) -> None:
-    """End this process when its parent has ended, however it did."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_CHECK)
-    os._exit(1)
+def _leave_ctrl_c_to_the_parent() -> None:
+    # It reaches the whole process group; the parent decides what it means. Until here it was
+    # blocked, so that none could end this process while it started.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
-def _keep_shared_memory_uncounted() -> None:
-    # loky replaces workers that have grown; mapped slabs look like growth to it.
-    executor = sys.modules.get("loky.process_executor")
-    if executor is not None:
-        vars(executor)["_MAX_MEMORY_LEAK_SIZE"] = sys.maxsize
+def _listen(line: socket.socket, jobs: queue.SimpleQueue[bytearray]) -> None:
+    """Take in jobs; end this process when the parent has ended, however it did."""
+    try:
+        while True:
+            jobs.put(receive(line))
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _answer(line: socket.socket, message: bytes) -> None:
+    try:
+        send(line, message)
+    except OSError:  # nobody is left to hear it
+        os._exit(1)
+
+
+def _run(packed: bytearray) -> bytes:
+    job = pickle.loads(packed)  # noqa: S301 - the parent made it
+    outcome: Outcome = job()
+    try:
+        return _sendable(outcome)
+    except Exception as error:  # noqa: BLE001 - what the user's function returned may raise any
+        return _sendable(Outcome(error=cannot_be_sent(error)))
+
+
+def _sendable(outcome: Outcome) -> bytes:
+    # The C pickler is several times faster than cloudpickle, and nearly always enough.
+    try:
+        return pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 - by value, or not at all
+        return by_value(outcome)

@@ -18,7 +18,7 @@ from typing import Any
 
 from asyncload.errors import AsyncloadError, DecodeError, TooLarge
 
-__all__ = ["PARSE_LIMITS", "Job", "Limits", "Outcome"]
+__all__ = ["PARSE_LIMITS", "Job", "Limits", "Outcome", "by_value", "cannot_be_sent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Outcome:
         if self.error is None:
             return Outcome, (self.value,)
         # By value, as its class may be one of the caller's ``__main__``.
-        return _arrived, (_by_value(self.error), self.trace)
+        return _arrived, (by_value(self.error), self.trace)
 
 
 def _arrived(packed: bytes, trace: str) -> Outcome:
@@ -108,38 +108,101 @@ class Job:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickled once, here: what cannot be unpickled then fails its own job and not the worker.
-        return _PackedJob, (_pack(*self._call, ours=self._limits is not None), self._limits)
+        return _PackedJob, (self._pack(), self._limits)
+
+    def packed(self) -> bytes:
+        """Return this call for a worker of ours.
+
+        A worker imports nothing from the program's own folders. The user's functions may be there,
+        so for the time of such a call it imports from where this process does.
+
+        Raises:
+            DecodeError: the function or its arguments cannot be sent.
+        """
+        path = None if self._is_ours else tuple(sys.path)
+        try:
+            job = _PackedJob(self._pack(), self._limits, path)
+            return pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            raise cannot_be_sent(error) from error
+
+    @property
+    def _is_ours(self) -> bool:
+        module = getattr(self._call[0], "__module__", None) or ""
+        return self._limits is not None and module.startswith("asyncload.")
+
+    def _pack(self) -> bytes:
+        # The C pickler is several times faster than cloudpickle on an index of a thousand chunks,
+        # and all that this package's own jobs consist of is importable.
+        if self._is_ours:
+            return pickle.dumps(self._call, pickle.HIGHEST_PROTOCOL)
+        return by_value(self._call)
 
 
 class _PackedJob:
-    """A `Job` that has arrived in a worker process."""
+    """A `Job` that has arrived in a worker process.
 
-    def __init__(self, packed: bytes, limits: Limits | None) -> None:
+    Args:
+        packed: the function and its arguments.
+        limits: what it may use up.
+        path: ``sys.path`` for the time of the call; ``None`` for the process's own.
+    """
+
+    def __init__(
+        self, packed: bytes, limits: Limits | None, path: tuple[str, ...] | None = None
+    ) -> None:
         self._packed = packed
         self._limits = limits
+        self._path = path
 
     def __call__(self) -> Outcome:
         try:
-            with _limited(self._limits):
+            with _importing_from(self._path), _limited(self._limits):
                 function, args = pickle.loads(self._packed)  # noqa: S301 - the parent made it
                 return Outcome(function(*args))
         except BaseException as error:  # noqa: BLE001 - all of it is reported
             return Outcome(error=_sendable(error), trace=traceback.format_exc())
 
 
-def _pack(function: Callable[..., Any], args: tuple[Any, ...], *, ours: bool) -> bytes:
-    # The C pickler is several times faster than cloudpickle on an index of a thousand chunks,
-    # and all that this package's own jobs consist of is importable.
-    if ours and getattr(function, "__module__", "").startswith("asyncload."):
-        return pickle.dumps((function, args), pickle.HIGHEST_PROTOCOL)
-    return _by_value((function, args))
+@contextmanager
+def _importing_from(path: tuple[str, ...] | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    import cloudpickle  # noqa: F401  here, so that none beside the program takes its place
+
+    before = sys.path[:]
+    sys.path[:] = path
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
-def _by_value(what: Any) -> bytes:
+def by_value(what: Any) -> bytes:
+    """Pickle something with the functions and classes in it that cannot be imported."""
     import cloudpickle
 
     packed: bytes = cloudpickle.dumps(what)
     return packed
+
+
+def cannot_be_sent(error: BaseException) -> DecodeError:
+    """Return the error of a call whose function, arguments or result do not pickle.
+
+    Args:
+        error: what the pickler said.
+    """
+    return DecodeError(
+        "the function, its arguments or its result cannot be sent between processes: "
+        f"{_last_line(error.__cause__ or error)}. Use what pickles, or executor='thread'."
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    """Return what an error says, where it may be a traceback in quotes."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line.strip('"')), repr(error))
 
 
 # Raised in an event loop these would end or confuse the loop rather than the job.
@@ -157,7 +220,7 @@ def _harmless(error: BaseException) -> Exception:
 def _sendable(error: BaseException) -> Exception:
     harmless = _harmless(error)
     try:
-        if type(pickle.loads(_by_value(harmless))) is type(harmless):  # noqa: S301
+        if type(pickle.loads(by_value(harmless))) is type(harmless):  # noqa: S301
             return harmless
     except Exception as reason:  # noqa: BLE001 - a class of the user's may raise anything
         return DecodeError(

@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 # Threads for reads: one for each CPU, as more would only move them between CPUs (a fifth slower,
 # measured on 2) and hold the loop's thread up; two at least for the disk, four saturate memory.
 _THREADS = 2, 4
+_IDLE = 60.0  # seconds
 _NICENESS = 10  # of processes for what is not urgent: a tenth of a CPU that others want too
 
 
@@ -36,7 +37,8 @@ class Workers:
         executor: ``"process"``: processes of our own; ``"thread"``: threads instead, for code
             that must not start processes; else the caller's own executor, which stays open.
         processes: how many processes (or threads instead of them); by default one for each
-            CPU that this process may use.
+            CPU that this process may use. Each starts when it is needed.
+        idle: seconds without work after which a process ends.
 
     Attributes:
         threads: runs disk reads and short parses.
@@ -48,6 +50,7 @@ class Workers:
         executor: Literal["process", "thread"] | Executor = "process",
         *,
         processes: int | None = None,
+        idle: float = _IDLE,
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError(f"processes must be 1 or more, not {processes}")
@@ -59,15 +62,15 @@ class Workers:
             initializer=_enter_thread,
         )
         self._own_threads = [self.threads]
-        self._backend = self._choose(executor)
-        self._polite = Processes(self.processes, niceness=_NICENESS)
+        self._backend = self._choose(executor, idle)
+        self._polite = Processes(self.processes, idle=idle, niceness=_NICENESS)
         self._closed = False
         self._closing = asyncio.Lock()
 
-    def _choose(self, executor: str | Executor) -> Processes | Executor:
+    def _choose(self, executor: str | Executor, idle: float) -> Processes | Executor:
         match executor:
             case "process":
-                return Processes(self.processes)
+                return Processes(self.processes, idle=idle)
             case "thread":
                 threads = ThreadPoolExecutor(
                     self.processes,
@@ -85,14 +88,14 @@ class Workers:
                 )
 
     async def start(self) -> None:
-        """Start the processes ahead of need, without waiting until they are ready.
+        """Start a process ahead of need, without waiting until it is ready.
 
         Raises:
             LoaderClosed: this was closed.
         """
         self._check_open()
         if isinstance(self._backend, Processes):
-            await self._backend.start()
+            self._backend.start()
 
     async def run(
         self,
@@ -161,6 +164,15 @@ class Workers:
     def _end_threads(self) -> None:
         for threads in self._own_threads:
             threads.shutdown(wait=True, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """End processes and threads of a loop that is closed; any thread may do this."""
+        self._closed = True
+        if isinstance(self._backend, Processes):
+            self._backend.end()
+            self._polite.end()
+        for threads in self._own_threads:
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _enter_thread() -> None:

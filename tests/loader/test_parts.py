@@ -101,7 +101,6 @@ async def test_one_broken_part_spoils_no_other(
         results[2].unwrap()
 
 
-@pytest.mark.kills_workers
 async def test_a_decode_that_kills_its_worker(loader: asyncload.Loader, parts: list[Path]) -> None:
     def fatal(buffer: memoryview) -> Arrays:
         values = np.frombuffer(buffer, "<i4")

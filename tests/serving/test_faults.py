@@ -27,12 +27,11 @@ def workers() -> list[int]:
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # one that was killed is gone, or a zombie yet
-            if "popen_loky" in " ".join(child.cmdline()):
+            if "_boot.py" in " ".join(child.cmdline()):
                 found.append(child.pid)
     return found
 
 
-@pytest.mark.kills_workers
 async def test_a_worker_is_killed_during_a_swap(saved: Path) -> None:
     loader = asyncload.Loader(processes=1, index_cache=False)
     async with loader, ModelSlot(saved / "1" / "model.keras", loader=loader) as slot:

@@ -16,8 +16,6 @@ from asyncload.workers import Limits, Workers
 
 from .test_workers import opened
 
-pytestmark = pytest.mark.kills_workers
-
 MIB = 1 << 20
 
 
@@ -81,7 +79,7 @@ async def test_poison_spoils_no_other_job(tmp_path: Path) -> None:
     assert outcomes[2:] == list(range(10))
 
 
-async def test_a_call_cancelled_in_quarantine_does_not_hold_up_the_next(tmp_path: Path) -> None:
+async def test_a_call_cancelled_in_its_second_try_does_not_hold_up_the_next(tmp_path: Path) -> None:
     def hang_second_time() -> None:
         mark = tmp_path / "mark"
         if mark.exists():

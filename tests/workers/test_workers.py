@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import anyio
+import psutil
 import pytest
 
 from asyncload.errors import Corrupt, DecodeError, LoaderClosed, WorkerCrashed
@@ -262,3 +263,39 @@ async def test_started_ahead_of_need() -> None:
         await workers.start()
         await workers.start()
         assert await workers.run(os.getpid) != os.getpid()
+
+
+async def test_a_process_that_was_idle_ends_and_the_next_call_has_another() -> None:
+    async with opened(processes=1, idle=0.2) as workers:
+        first = await workers.run(os.getpid)
+        assert await workers.run(os.getpid) == first
+        async with asyncio.timeout(10):
+            while psutil.pid_exists(first):
+                await asyncio.sleep(0.02)
+        assert await workers.run(os.getpid) != first
+
+
+async def test_processes_start_one_by_one() -> None:
+    async with opened(processes=4) as workers:
+        assert len({await workers.run(os.getpid) for _ in range(4)}) == 1
+
+
+async def test_a_process_that_cannot_start_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", "/nowhere/python")
+    async with opened(processes=1) as workers:
+        with pytest.raises(WorkerCrashed, match=r"nowhere.*executor='thread'"):
+            await workers.run(abs, -1)
+        monkeypatch.setattr("multiprocessing.spawn._python_exe", "/bin/false")
+        with pytest.raises(WorkerCrashed, match=r"exit code 1.*set_executable"):
+            await workers.run(abs, -1)
+
+
+async def test_a_call_that_hangs_when_cancelled_holds_up_nobody() -> None:
+    async with opened(processes=1) as workers:
+        await workers.run(abs, -1)
+        with anyio.move_on_after(0.2):
+            await workers.run(time.sleep, 60)
+        with anyio.fail_after(30):
+            assert await workers.run(abs, -1) == 1
