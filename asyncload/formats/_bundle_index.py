@@ -121,23 +121,29 @@ class _Message(NamedTuple):
     slices: tuple[Extents, ...]
 
 
-def parse_index(table: bytes, uri: str) -> BundleIndex:
+def parse_index(table: bytes, uri: str, expanding: bool = False) -> BundleIndex:
     """Parse and check the content of an index file, in linear time.
 
+    Args:
+        table: the content.
+        uri: for messages.
+        expanding: expand what is compressed, which belongs in a worker.
+
     Raises:
+        CompressedTable: something is, without ``expanding``.
         Corrupt: it is damaged, or contradicts itself; names the tensor.
         FormatError: of a version, a byte order or a dtype that cannot be read.
         TooLarge: it declares more than is possible.
     """
     try:
-        return _parse(memoryview(table))
+        return _parse(memoryview(table), expanding)
     except AsyncloadError as error:
         error.uri = uri
         raise
 
 
-def _parse(table: memoryview) -> BundleIndex:
-    items = read_table(table)
+def _parse(table: memoryview, expanding: bool) -> BundleIndex:
+    items = read_table(table, expanding=expanding)
     key, header = next(items, (None, table))
     if key != b"":
         raise Corrupt("has no header; it is no checkpoint's index, or damaged")

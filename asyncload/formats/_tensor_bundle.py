@@ -18,6 +18,7 @@ from asyncload.manifest import Encoding, Manifest, Part, Partitioned, Strings, T
 from ._bundle_index import STRING, BundleIndex, Stored, parse_index
 from ._checkpoint_state import STATE_FILE, read_state
 from ._concurrent import for_each
+from ._leveldb import CompressedTable
 
 __all__ = ["INDEX_SUFFIX", "OBJECT_GRAPH", "Bundle", "TensorBundle", "index_bundle"]
 
@@ -96,7 +97,10 @@ async def index_bundle(indexing: Indexing, prefix: str, *, opened: Reader | None
     if reader.size > _INDEX_LIMIT:
         raise TooLarge(f"has {reader.size} bytes; the limit is {_INDEX_LIMIT}", uri=reader.uri)
     table = await reader.read(0, reader.size)
-    index = await indexing.parse(parse_index, table, reader.uri)
+    try:
+        index = await indexing.parse(parse_index, table, reader.uri)
+    except CompressedTable:
+        index = await indexing.workers.run(parse_index, table, reader.uri, True)
     shards = await _open_shards(indexing, prefix, index, reader.uri)
     tensors = await indexing.workers.run_in_thread(_entries, index, shards, indexing.files.readers)
     graph = tensors.pop(OBJECT_GRAPH, None)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncload.errors import Corrupt, FormatError, TooLarge
-from asyncload.formats._leveldb import read_table
+from asyncload.formats._leveldb import CompressedTable, read_table
 from asyncload.formats._ordered_code import slice_key
 from tests.formats import checkpoints
 from tests.formats.tables import block, table, varint
@@ -81,7 +81,8 @@ def test_what_was_forged_is_read() -> None:
         (GOOD[:-1], Corrupt, "ends with"),
         (table(block({}), magic=1), Corrupt, "0000000000000001"),
         (GOOD.replace(b"333", b"334"), Corrupt, "CRC32C"),
-        (table(block({b"a": b""}, kind=1)), FormatError, "snappy"),
+        (table(block({b"a": b""}, kind=1)), CompressedTable, "snappy"),
+        (table(block({b"a": b""}, kind=2)), FormatError, "zstd"),
         (table(block({b"b": b""}), block({b"a": b""})), Corrupt, "out of order"),
         (table(block({b"a": b""}), block({b"a": b""})), Corrupt, "out of order"),
         (table(block({b"a": b""}), handles=[(0, 1 << 40)]), Corrupt, "truncated or damaged"),
@@ -92,7 +93,7 @@ def test_what_was_forged_is_read() -> None:
         (table(block(b"\xff" * 4)), Corrupt, "restart points"),
         (table(block(b"")), Corrupt, "restart points"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_tables_that_are_none(content: bytes, kind: type[Exception], says: str) -> None:
     with pytest.raises(kind, match=says):
