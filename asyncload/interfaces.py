@@ -15,10 +15,12 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
-from .errors import SourceError
+from .errors import SourceError, TooLarge
 from .manifest import FileEntry, Manifest, TensorEntry
 
 __all__ = [
+    "MAX_TENSORS",
+    "Bounds",
     "CheckedReader",
     "Checksum",
     "Compound",
@@ -40,6 +42,11 @@ Result = TypeVar("Result")
 
 # Parsing this much takes about a millisecond, less than the way to a worker and back.
 PARSE_IN_THREAD = 256 << 10  # bytes
+
+MAX_TENSORS = 100_000  # the largest models have some 90,000
+# DEFLATE reaches 1032:1 on zeros; weights do not.
+_RATIO = 100
+_RATIO_FREE = 64 << 20  # decoded bytes for which no ratio is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +342,59 @@ class OpenFiles:
         return tuple(FileEntry(r.name, r.size, r.version) for r in self.readers)
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a file may declare.
+
+    Attributes:
+        tensors: how many tensors (`Loader`'s ``max_tensors``); ``None`` for any number.
+        memory: bytes that all loads together may have in flight: what is compressed to less than a
+            hundredth may have as many, once decoded.
+    """
+
+    tensors: int | None = MAX_TENSORS
+    memory: int = _RATIO_FREE
+
+    def check_tensors(self, number: int, uri: str, what: str = "tensors") -> None:
+        """Refuse so many tensors.
+
+        Args:
+            number: how many there are at least.
+            uri: for messages.
+            what: they are called there.
+
+        Raises:
+            TooLarge: they are more than may be.
+        """
+        if self.tensors is not None and number > self.tensors:
+            raise TooLarge(
+                f"has {number:,} {what} or more; at most {self.tensors:,} are accepted. If it is "
+                "genuine, load it with Loader(max_tensors=...).",
+                uri=uri,
+            )
+
+    def check_ratio(self, decoded: int, stored: int, uri: str, tensor: str | None = None) -> None:
+        """Refuse what is compressed too well to be true and larger than memory.
+
+        Args:
+            decoded: bytes that a file declares.
+            stored: bytes that it has for them.
+            uri: for messages.
+            tensor: at which they were counted.
+
+        Raises:
+            TooLarge: it is.
+        """
+        if decoded > max(self.memory, _RATIO_FREE + _RATIO * stored):
+            raise TooLarge(
+                f"declares {decoded:,} bytes and has {stored:,} stored for them: more than "
+                f"{_RATIO} to 1, as a decompression bomb, and more than the {self.memory:,} bytes "
+                "of memory that loads may take. If it is genuine, load it with Loader(memory=...).",
+                uri=uri,
+                tensor=tensor,
+            )
+
+
 def _publish_nothing(documents: Mapping[str, bytes]) -> None:
     pass
 
@@ -370,6 +430,8 @@ class Indexing:
             index reads it from memory.
         found: to be called with tensors as soon as it is known where they lie, before others are:
             name -> entry, both as the manifest will have them. They may be read at once.
+        bounds: what the files may declare.
+        left_out: to be filled with what is there and makes no tensor: name -> why.
     """
 
     source: Source
@@ -379,6 +441,8 @@ class Indexing:
     publish: Callable[[Mapping[str, bytes]], None] = _publish_nothing
     hold: Callable[[int, int, int], Awaitable[HeldReader]] = _hold_nothing
     found: Callable[[Mapping[str, TensorEntry]], None] = _read_later
+    bounds: Bounds = field(default_factory=Bounds)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     async def parse(self, function: Callable[..., Result], data: bytes, *args: Any) -> Result:
         """Call ``function(data, *args)`` off the loop: in a thread if ``data`` is small.

@@ -289,6 +289,8 @@ class Manifest:
         tensors: name -> entry, in the file's own order.
         documents: name -> bytes of small texts (``config.json``).
         assets: name -> entry of a one-dimensional uint8 "tensor" (vocabulary files).
+        left_out: name -> why it makes no tensor (texts, records), where a file has such things
+            beside tensors.
     """
 
     uri: str
@@ -297,9 +299,10 @@ class Manifest:
     tensors: Mapping[str, TensorEntry]
     documents: Mapping[str, bytes] = field(default_factory=dict)
     assets: Mapping[str, TensorEntry] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("tensors", "documents", "assets"):
+        for name in ("tensors", "documents", "assets", "left_out"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
 
     @property
@@ -317,6 +320,7 @@ class Manifest:
                 "tensors": [_entry_to_json(entry) for entry in self.tensors.values()],
                 "documents": {name: _to_text(data) for name, data in self.documents.items()},
                 "assets": [_entry_to_json(entry) for entry in self.assets.values()],
+                "left_out": dict(self.left_out),
             }
         )
 
@@ -333,6 +337,7 @@ class Manifest:
             tensors={entry.name: entry for entry in tensors},
             documents={name: _from_text(data) for name, data in raw["documents"].items()},
             assets={entry.name: entry for entry in assets},
+            left_out=raw["left_out"],
         )
 
 

@@ -44,6 +44,7 @@ def _manifest_json(manifest: Manifest) -> dict[str, Any]:
         "files": [{"name": file.name, "size": file.size} for file in manifest.files],
         "documents": {name: len(data) for name, data in manifest.documents.items()},
         "assets": {name: entry.nbytes for name, entry in manifest.assets.items()},
+        "left_out": dict(manifest.left_out),
         "tensors": [
             {
                 "name": entry.name,
@@ -77,6 +78,8 @@ def _print_manifest(manifest: Manifest) -> None:
     ):
         for name, size in sizes.items():
             console.print(Text(f"{kind} {name}: {decimal(size)}"))
+    for name, reason in manifest.left_out.items():
+        console.print(Text(f"left out {name}: {reason}"))
     console.print(
         f"{len(manifest.tensors):,} tensors, {decimal(manifest.nbytes)} "
         f"in {len(manifest.files)} file{'s' if len(manifest.files) != 1 else ''}",

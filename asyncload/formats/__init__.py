@@ -1,7 +1,8 @@
 """What bytes mean: one file for each format, which turns a layout into a `Manifest`.
 
-- formats: ``_keras_archive``, ``_weights_h5``, ``_keras_sharded``, ``_keras_h5``, ``_safetensors``,
-  ``_safetensors_index``, ``_npz``, ``_tensor_bundle``, ``_saved_model``
+- formats: ``_keras_archive``, ``_keras_folder``, ``_weights_h5``, ``_keras_sharded``,
+  ``_keras_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``, ``_tensor_bundle``,
+  ``_saved_model``
 - what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``,
   ``_json``, ``protobuf``, ``_checkpoint_state``; ``_bundle_index`` with ``_leveldb`` and
   ``_ordered_code``
@@ -16,7 +17,8 @@ from asyncload.errors import UnknownFormat
 from asyncload.interfaces import Format
 
 from ._checkpoint_state import STATE_FILE
-from ._keras_archive import KerasArchive
+from ._keras_archive import CONFIG, KerasArchive
+from ._keras_folder import KerasFolder
 from ._keras_h5 import KerasH5, without_legacy_optimizer
 from ._keras_sharded import KerasSharded
 from ._npz import Npy, Npz
@@ -38,10 +40,11 @@ __all__ = [
     "without_legacy_optimizer",
 ]
 
-_SAVED_MODEL, _TENSOR_BUNDLE = SavedModel(), TensorBundle()
+_SAVED_MODEL, _TENSOR_BUNDLE, _KERAS_FOLDER = SavedModel(), TensorBundle(), KerasFolder()
 
 FORMATS: tuple[Format, ...] = (
     KerasArchive(),
+    _KERAS_FOLDER,
     WeightsH5(),
     KerasSharded(),
     KerasH5(),
@@ -57,6 +60,7 @@ FORMATS: tuple[Format, ...] = (
 FOLDERS: tuple[tuple[str, Format], ...] = (
     (SAVED_MODEL, _SAVED_MODEL),
     (STATE_FILE, _TENSOR_BUNDLE),
+    (CONFIG, _KERAS_FOLDER),
 )
 # (ending, format): a URI that names nothing, but would with this ending, is of this format; that
 # file is ``readers[0]``.
@@ -107,7 +111,7 @@ def detect_folder(names: Collection[str], *, uri: str) -> tuple[str, Format]:
         UnknownFormat: it is of none.
     """
     for member, candidate in FOLDERS:
-        if member in names:
+        if member in names and (candidate is not _KERAS_FOLDER or _KERAS_FOLDER.is_in(names)):
             return member, candidate
     looked_for = " or ".join(f"{member!r} ({each.name})" for member, each in FOLDERS)
     endings = tuple(ending for ending, _ in PREFIXES)

@@ -7,11 +7,11 @@ and take 50 ms for a thousand datasets (`_hdf5_walk`). It reads no dataset's dat
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from asyncload.errors import about
-from asyncload.interfaces import Indexing
+from asyncload.errors import FormatError, about
+from asyncload.interfaces import Bounds, Indexing
 from asyncload.manifest import Chunk, Chunked, Encoding, Inline, Reorder, TensorEntry
 
 from ._hdf5_early import walk_as_it_comes
@@ -52,9 +52,21 @@ async def index_hdf5(
         Unsafe: soft or external links, external or virtual storage, groups linked twice,
             filters that are not known to be safe.
         TooLarge: it declares more than it can hold, or takes too long to index.
-        FormatError: a dataset's type makes no tensor.
+        FormatError: it has datasets, none of which is of a type that makes a tensor. Where some
+            are, the others stand in ``indexing.left_out``.
         SourceChanged: the file is another now than the one that was opened.
     """
+    found, left_out = await _index(indexing, file, base=base, length=length, early=early)
+    if not found and left_out:
+        name, reason = next(iter(left_out.items()))
+        raise FormatError(reason, uri=indexing.files.readers[file].uri, tensor=name)
+    indexing.left_out.update(left_out)
+    return found
+
+
+async def _index(
+    indexing: Indexing, file: int, *, base: int, length: int | None, early: bool
+) -> tuple[dict[str, TensorEntry], Mapping[str, str]]:
     reader = indexing.files.readers[file]
     entries = functools.partial(_entries, file=file, base=base)
     if early and reader.path is None:
@@ -64,8 +76,9 @@ async def index_hdf5(
             found = await walk_as_it_comes(indexing, held, entries)
         if found is not None:
             return found
-    rows = await read_structures(indexing, file, _walk, base=base, length=length)
-    return await indexing.workers.run_in_thread(entries, rows)
+    walk = functools.partial(_walk, bounds=indexing.bounds)
+    rows, left_out = await read_structures(indexing, file, walk, base=base, length=length)
+    return await indexing.workers.run_in_thread(entries, rows), left_out
 
 
 async def read_structures(
@@ -114,10 +127,10 @@ def _in_path(function: Callable[..., Result], *where: Any) -> Result:
         return function(file)
 
 
-def _walk(file: Any) -> list[Row]:
+def _walk(file: Any, *, bounds: Bounds) -> tuple[list[Row], dict[str, str]]:
     from ._hdf5_walk import walk
 
-    return walk(file)
+    return walk(file, bounds)
 
 
 def _entries(rows: Sequence[Row], file: int, base: int) -> dict[str, TensorEntry]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncload.errors import about
-from asyncload.interfaces import HeldReader, Indexing
+from asyncload.interfaces import Bounds, HeldReader, Indexing
 from asyncload.manifest import TensorEntry
 
 from ._hdf5_rows import Row
@@ -32,6 +32,7 @@ class Walked:
 
     Attributes:
         rows: of datasets.
+        left_out: path of each dataset that makes no tensor, and why.
         state: for the next step, and for nobody else; empty once all was walked.
         apart: bytes that it needs, and that may come late if nobody asks.
         next: bytes that it needs, and that come in the order of the file.
@@ -39,6 +40,7 @@ class Walked:
     """
 
     rows: tuple[Row, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
     state: bytes = b""
     apart: tuple[Span, ...] = ()
     next: Span | None = None
@@ -49,7 +51,7 @@ async def walk_as_it_comes(
     indexing: Indexing,
     reader: HeldReader,
     entries: Callable[[Sequence[Row]], Mapping[str, TensorEntry]],
-) -> dict[str, TensorEntry] | None:
+) -> tuple[dict[str, TensorEntry], dict[str, str]] | None:
     """Walk an HDF5 file on its way into memory, and say what was found as it is.
 
     Args:
@@ -58,25 +60,29 @@ async def walk_as_it_comes(
         entries: makes tensors' entries of rows, in a thread.
 
     Returns:
-        The tensors in h5py's order; ``None`` if only a walk over all of it, from the start, will
-        do.
+        The tensors in h5py's order, and what makes none, with the reason; ``None`` if only a walk
+        over all of it, from the start, will do.
 
     Raises: as `index_hdf5` does.
     """
     found: dict[str, TensorEntry] = {}
+    left_out: dict[str, str] = {}
     state = b""
     where = reader.path, reader.version, 0, reader.size, reader.uri
     while True:
         with about(reader.uri):
-            walked = await indexing.workers.run(_walk_on, state, *where, reader.present())
+            walked = await indexing.workers.run(
+                _walk_on, state, indexing.bounds, *where, reader.present()
+            )
         if walked.odd:
             return None
+        left_out.update(walked.left_out)
         if walked.rows:
             tensors = await indexing.workers.run_in_thread(entries, walked.rows)
             indexing.found(tensors)
             found.update(tensors)
         if not walked.state:
-            return await indexing.workers.run_in_thread(_in_order, found)
+            return await indexing.workers.run_in_thread(_in_order, found), left_out
         state = walked.state
         if walked.apart:
             await reader.expect(walked.apart)
@@ -96,7 +102,7 @@ def _in_order(found: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
     return {name: found[name] for name in names}
 
 
-def _walk_on(state: bytes, *where: Any) -> Walked:
+def _walk_on(state: bytes, bounds: Bounds, *where: Any) -> Walked:
     from ._hdf5_walk_on import walk_on
 
-    return walk_on(state, *where)
+    return walk_on(state, bounds, *where)

@@ -9,21 +9,18 @@ from typing import Any
 import numpy as np
 from h5py import h5d, h5s, h5z
 
-from asyncload.errors import Corrupt, FormatError, TooLarge, Unsafe
+from asyncload.errors import Corrupt, TooLarge, Unsafe
+from asyncload.interfaces import Bounds
 from asyncload.manifest import numpy_dtype
 
 from ._hdf5_rows import RawChunk, RawEncoding, RawFilter, Row
-from ._hdf5_types import ElementType, Types
+from ._hdf5_types import ElementType, NoTensor, Types
 from ._shape import array_bytes
 
 __all__ = ["Layouts"]
 
 _LZF = 32000  # its number in the HDF Group's registry of filters
 _SAFE_FILTERS = frozenset({h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, _LZF})
-
-# As in the ZIP rules: DEFLATE reaches 1032:1 on zeros; weights do not.
-_RATIO = 100
-_RATIO_FREE = 64 << 20  # decoded bytes for which no ratio is asked
 
 _INLINE_LIMIT = 4 << 10  # bytes of fill values that stand in the index as they are
 
@@ -35,33 +32,50 @@ class Layouts:
         length: of the HDF5 file, in bytes.
         userblock: bytes before its superblock.
         uri: for messages.
+        bounds: what the file may declare.
         counted: what `counted` was, where others have been counted before.
     """
 
     def __init__(
-        self, length: int, userblock: int, uri: str, counted: tuple[int, int] = (0, 0)
+        self,
+        length: int,
+        userblock: int,
+        uri: str,
+        bounds: Bounds,
+        counted: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
         self._length = length
         self._userblock = userblock
         self._uri = uri
         self._types = Types(uri)
-        self._stored, self._decoded = counted
+        self._bounds = bounds
+        self._again = False
+        self._number, self._stored, self._decoded = counted
 
     @property
-    def counted(self) -> tuple[int, int]:
-        """Bytes that the datasets so far declare: stored, and decoded."""
-        return self._stored, self._decoded
+    def counted(self) -> tuple[int, int, int]:
+        """How many datasets there were so far, and the bytes that they declare: stored, decoded."""
+        return self._number, self._stored, self._decoded
 
-    def row(self, dataset: Any, name: str) -> Row:
+    def row(self, dataset: Any, name: str, *, again: bool = False) -> Row:
         """Return the row of a dataset (`h5py.h5d.DatasetID`).
 
+        Args:
+            dataset: open.
+            name: its path.
+            again: whether it was counted before, by another name.
+
         Raises:
-            Corrupt, Unsafe, TooLarge, FormatError: as `index_hdf5` does.
+            NoTensor: its type or shape makes no tensor.
+            Corrupt, Unsafe, TooLarge: as `index_hdf5` does.
         """
+        self._again = again
+        self._number += 1
+        self._bounds.check_tensors(self._number, self._uri)
         element = self._types.of(dataset, name)
         shape = dataset.shape
         if shape is None:
-            raise FormatError(
+            raise NoTensor(
                 "is empty in HDF5's sense: it has a type but no shape (h5py.Empty). Take it out of "
                 "the file.",
                 uri=self._uri,
@@ -231,17 +245,18 @@ class Layouts:
                     uri=self._uri,
                     tensor=name,
                 )
-            self._stored += length
-        self._decoded += decoded if encoded else 0
+            # By another name, the bytes are the same ones, and the memory is not.
+            self._stored += 0 if self._again else length
+        self._decoded += decoded if encoded or self._again else 0
         if self._stored > self._length:
-            found = f"the datasets so far declare {self._stored} bytes in a file of {self._length}"
-        elif self._decoded > _RATIO_FREE + _RATIO * self._stored:
-            found = (
-                f"the datasets so far declare {self._decoded} bytes, and {self._stored} are stored"
+            raise TooLarge(
+                f"the datasets so far declare {self._stored:,} stored bytes in a file of "
+                f"{self._length:,}, so that some overlap: refused as a bomb. Write the file again, "
+                "with h5py or h5repack.",
+                uri=self._uri,
+                tensor=name,
             )
-        else:
-            return
-        raise TooLarge(f"{found}; refused as a bomb", uri=self._uri, tensor=name)
+        self._bounds.check_ratio(self._decoded, self._stored, self._uri, name)
 
 
 def _stored_chunks(dataset: Any) -> Iterable[RawChunk]:

@@ -16,6 +16,7 @@ import numpy as np
 from h5py import h5a, h5g, h5l, h5t
 
 from asyncload.errors import Corrupt, TooLarge, Unsafe
+from asyncload.interfaces import Bounds
 
 from ._hdf5_file import OpenFile
 
@@ -29,12 +30,18 @@ _TOP = "top_level_model_weights"
 _OPTIMIZER = "optimizer_weights"
 
 # The largest config of keras.applications is below 1 MiB, and has 2,000 weights.
-_TEXT_LIMIT = 64 << 20  # bytes, of all attributes together
+_TEXT_LIMIT = 64 << 20  # bytes, of all attributes together, however little memory there is
+_TEXT_SHARE = 16  # of memory; parsed, a config takes several times as much
 _NAME_LIMIT = 1_000_000  # names, of all attributes together
+_NAMES_FOR_EACH = 4  # tensor that there may be
 
 
-def describe(file: OpenFile) -> dict[str, bytes] | None:
+def describe(file: OpenFile, bounds: Bounds) -> dict[str, bytes] | None:
     """Return the documents of a model, or of a model's weights, as Keras 2 writes them.
+
+    Args:
+        file: open.
+        bounds: what it may declare.
 
     Returns:
         ``model_config``, ``training_config``, ``keras_version`` and ``backend``, as far as they are
@@ -48,7 +55,7 @@ def describe(file: OpenFile) -> dict[str, bytes] | None:
         Unsafe: a group that it names is a link.
     """
     root = h5g.open(file.id, b"/")
-    found = _Describer(file.uri)
+    found = _Describer(file.uri, bounds)
     if not found.is_legacy(root):
         return None
     sizes = file.id.get_create_plist().get_sizes()
@@ -58,8 +65,11 @@ def describe(file: OpenFile) -> dict[str, bytes] | None:
 
 
 class _Describer:
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, bounds: Bounds) -> None:
         self._uri = uri
+        self._text_limit = max(_TEXT_LIMIT, bounds.memory // _TEXT_SHARE)
+        several = None if bounds.tensors is None else _NAMES_FOR_EACH * bounds.tensors
+        self._name_limit = None if several is None else max(_NAME_LIMIT, several)
         self._text = 0
         self._names = 0
 
@@ -160,10 +170,11 @@ class _Describer:
         if attribute.get_type().get_class() != h5t.STRING:
             raise self._wrong(name, "text")
         self._names += math.prod(attribute.shape)
-        if self._names > _NAME_LIMIT:
+        if self._name_limit is not None and self._names > self._name_limit:
             raise TooLarge(
-                f"lists {self._names} names and texts in its attributes; at most {_NAME_LIMIT} are "
-                "accepted",
+                f"lists {self._names} names and texts in its attributes; at most "
+                f"{self._name_limit} are accepted. If it is genuine, load it with "
+                "Loader(max_tensors=None).",
                 uri=self._uri,
             )
         self._count(attribute.get_storage_size(), name)
@@ -176,10 +187,11 @@ class _Describer:
 
     def _count(self, nbytes: int, name: str) -> None:
         self._text += nbytes
-        if self._text > _TEXT_LIMIT:
+        if self._text > self._text_limit:
             raise TooLarge(
-                f"has {self._text} bytes in its attributes up to {name!r}; at most {_TEXT_LIMIT} "
-                "are accepted",
+                f"has {self._text} bytes in its attributes up to {name!r}; at most "
+                f"{self._text_limit} are accepted. If it is genuine, load it with "
+                "Loader(memory=...), of which they may take a sixteenth.",
                 uri=self._uri,
             )
 

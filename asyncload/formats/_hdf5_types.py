@@ -10,7 +10,7 @@ from h5py import h5a, h5t
 from asyncload.errors import FormatError
 from asyncload.manifest import numpy_dtype
 
-__all__ = ["ElementType", "Types"]
+__all__ = ["ElementType", "NoTensor", "Types"]
 
 # (dtype's canonical name, bytes of an element, whether it has the other byte order)
 ElementType = tuple[str, int, bool]
@@ -29,6 +29,10 @@ _BFLOAT16 = (2, (15, 7, 8, 0, 7), 127)
 _NATIVE = h5t.py_create(np.dtype(np.uint32)).get_order()
 
 
+class NoTensor(FormatError):
+    """A dataset's elements are none that a tensor has."""
+
+
 class Types:
     """Resolves element types; files have few, which are resolved once.
 
@@ -44,7 +48,7 @@ class Types:
         """Return the element type of a dataset (`h5py.h5d.DatasetID`).
 
         Raises:
-            FormatError: its elements are no numbers.
+            NoTensor: its elements are no numbers.
         """
         kind = dataset.get_type()
         if kind.get_class() == h5t.OPAQUE:
@@ -84,7 +88,7 @@ class Types:
         except TypeError:
             dtype = None
         if dtype is None or dtype.itemsize != size or dtype.name != named or dtype.hasobject:
-            raise FormatError(
+            raise NoTensor(
                 f"has opaque elements of {size} bytes, which its attribute 'dtype' calls "
                 f"{named!r}; expected the name of a number type of that size",
                 uri=self._uri,
@@ -92,11 +96,11 @@ class Types:
             )
         return named, size, False
 
-    def _refusal(self, kind: Any, name: str) -> FormatError:
+    def _refusal(self, kind: Any, name: str) -> NoTensor:
         found = _KINDS.get(kind.get_class())
         if found is None:
             found = f"numbers of a type unknown to NumPy ({kind.get_size()} bytes each)"
-        return FormatError(
+        return NoTensor(
             f"its elements are {found}; expected numbers or booleans. Take the dataset out of the "
             "file, or read it with h5py.",
             uri=self._uri,

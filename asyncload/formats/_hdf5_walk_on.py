@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 
 from h5py import h5d, h5g, h5l, h5o
 
+from asyncload.interfaces import Bounds
+
 from ._hdf5_early import Span, Walked
 from ._hdf5_file import OpenFile, open_path
 from ._hdf5_layout import Layouts
 from ._hdf5_rows import Row
+from ._hdf5_types import NoTensor
 from ._hdf5_walk import text_of
 from ._hdf5_window import BytesMissing
 
@@ -41,14 +44,15 @@ class _State:
     groups: list[Object] = field(default_factory=lambda: [(0, b"/")])
     others: list[Object] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
-    counted: tuple[int, int] = (0, 0)
+    counted: tuple[int, int, int] = (0, 0, 0)
 
 
-def walk_on(state: bytes, *where: Any) -> Walked:
+def walk_on(state: bytes, bounds: Bounds, *where: Any) -> Walked:
     """Go on with a walk.
 
     Args:
         state: what `Walked` of the step before has; at first empty.
+        bounds: what the file may declare.
         where: as `open_path` takes it.
 
     Raises: as `index_hdf5` does.
@@ -56,7 +60,7 @@ def walk_on(state: bytes, *where: Any) -> Walked:
     at: _State = pickle.loads(state) if state else _State()  # noqa: S301  a worker made it
     try:
         with open_path(*where) as file:
-            return _Walk(file, at).go_on()
+            return _Walk(file, at, bounds).go_on()
     except BytesMissing as missing:  # what opening it takes
         return Walked(state=pickle.dumps(at), apart=((missing.offset, missing.length),))
 
@@ -67,15 +71,18 @@ class _Walk:
     Args:
         file: open.
         state: changed as it goes on.
+        bounds: what the file may declare.
     """
 
-    def __init__(self, file: OpenFile, state: _State) -> None:
+    def __init__(self, file: OpenFile, state: _State, bounds: Bounds) -> None:
         self._file = file
         self._window = file.window
         self._root = h5g.open(file.id, b"/")
         self._userblock = file.id.get_create_plist().get_userblock()
         self._state = state
+        self._bounds = bounds
         self._rows: list[Row] = []
+        self._left_out: list[tuple[str, str]] = []
         self._apart: list[Span] = []
         self._next: list[Span] = []
         self._odd = False
@@ -98,6 +105,7 @@ class _Walk:
         left = state.groups or state.others
         return Walked(
             rows=tuple(self._rows),
+            left_out=tuple(self._left_out),
             state=pickle.dumps(state) if left else b"",
             apart=tuple(dict.fromkeys(self._apart)),
             next=min(self._next, default=None),
@@ -110,10 +118,21 @@ class _Walk:
         if isinstance(found, h5g.GroupID):
             self._list(each)
         elif isinstance(found, h5d.DatasetID):
-            uri = self._file.uri
-            layouts = Layouts(self._file.length, self._userblock, uri, self._state.counted)
-            self._rows.append(self._tried(lambda: layouts.row(found, text_of(path, uri))))
-            self._state.counted = layouts.counted
+            self._describe(found, text_of(path, self._file.uri))
+
+    def _describe(self, dataset: Any, name: str) -> None:
+        layouts = Layouts(
+            self._file.length,
+            self._userblock,
+            self._file.uri,
+            self._bounds,
+            self._state.counted,
+        )
+        try:
+            self._rows.append(self._tried(lambda: layouts.row(dataset, name)))
+        except NoTensor as reason:
+            self._left_out.append((name, reason.message))
+        self._state.counted = layouts.counted
 
     def _list(self, group: Object) -> None:
         """Find the members of a group; where bytes are missing for that, note which."""

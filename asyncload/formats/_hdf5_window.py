@@ -150,7 +150,8 @@ class FileWindow:
             return  # HDF5 finds that by itself
         if size > _HEAP_LIMIT:
             raise TooLarge(
-                f"has {size} bytes of text in one place; at most {_HEAP_LIMIT} are accepted",
+                f"has {size} bytes of text in one place; at most {_HEAP_LIMIT} are accepted. "
+                "Save the model as .keras, which keeps its texts apart.",
                 uri=self._uri,
             )
         try:

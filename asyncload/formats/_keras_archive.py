@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from asyncload.errors import Corrupt, TooLarge
-from asyncload.interfaces import Indexing
+from asyncload.interfaces import Bounds, Indexing
 from asyncload.manifest import Manifest, TensorEntry
 
 from . import _zip
@@ -18,15 +18,29 @@ from ._hdf5 import index_hdf5
 from ._npz import index_npz
 from ._ranges import Held
 
-__all__ = ["KerasArchive"]
+__all__ = [
+    "ASSETS",
+    "CONFIG",
+    "METADATA",
+    "WEIGHTS_H5",
+    "WEIGHTS_NPZ",
+    "KerasArchive",
+    "document_limit",
+]
 
-_CONFIG = "config.json"
-_METADATA = "metadata.json"
-_WEIGHTS_H5 = "model.weights.h5"
-_WEIGHTS_NPZ = "model.weights.npz"
-_ASSETS = "assets/"
-# The largest configs of keras.applications are below 1 MiB.
-_DOCUMENT_LIMIT = 64 << 20  # bytes
+CONFIG = "config.json"
+METADATA = "metadata.json"
+WEIGHTS_H5 = "model.weights.h5"
+WEIGHTS_NPZ = "model.weights.npz"
+ASSETS = "assets/"
+# The largest configs of keras.applications are below 1 MiB; vocabularies stand in them, too.
+_DOCUMENT_LIMIT = 64 << 20  # bytes, however little memory there is
+_DOCUMENT_SHARE = 16  # parsed, it takes several times as much
+
+
+def document_limit(bounds: Bounds) -> int:
+    """Return the bytes that a config may have."""
+    return max(_DOCUMENT_LIMIT, bounds.memory // _DOCUMENT_SHARE)
 
 
 class KerasArchive:
@@ -47,7 +61,7 @@ class KerasArchive:
         """Index the archive; its config is published before the weights are looked at."""
         reader = indexing.files.readers[0]
         archive = await _zip.open_archive(indexing, reader)
-        weights, documents = _choose(archive.members, reader.uri)
+        weights, documents = _choose(archive.members, indexing.bounds, reader.uri)
         held = await archive.read([*map(_zip.whole, documents), _zip.head(weights)])
         found, base = await indexing.workers.run_in_thread(
             _open_members, held, documents, weights, reader.uri
@@ -60,27 +74,32 @@ class KerasArchive:
             format=self.name,
             files=indexing.files.entries(),
             tensors=tensors,
+            left_out=indexing.left_out,
             documents=found,
             assets=assets,
         )
 
 
-def _choose(members: _zip.Directory, uri: str) -> tuple[_zip.Member, list[_zip.Member]]:
+def _choose(
+    members: _zip.Directory, bounds: Bounds, uri: str
+) -> tuple[_zip.Member, list[_zip.Member]]:
     """Return the weights' member, and those of the documents."""
-    weights = members.get(_WEIGHTS_H5) or members.get(_WEIGHTS_NPZ)
-    if _CONFIG not in members or weights is None:
-        missing = f"{_WEIGHTS_H5} or {_WEIGHTS_NPZ}" if _CONFIG in members else _CONFIG
+    weights = members.get(WEIGHTS_H5) or members.get(WEIGHTS_NPZ)
+    if CONFIG not in members or weights is None:
+        missing = f"{WEIGHTS_H5} or {WEIGHTS_NPZ}" if CONFIG in members else CONFIG
         raise Corrupt(
             f"holds no member {missing}, as every Keras 3 archive does; it holds "
             f"{_some(members)}. Save the model again, with model.save('name.keras').",
             uri=uri,
         )
-    documents = [members[name] for name in (_METADATA, _CONFIG) if name in members]
+    documents = [members[name] for name in (METADATA, CONFIG) if name in members]
+    limit = document_limit(bounds)
     for member in documents:
-        if member.decoded > _DOCUMENT_LIMIT:
+        if member.decoded > limit:
             raise TooLarge(
-                f"member {member.name!r} has {member.decoded} bytes; at most {_DOCUMENT_LIMIT} are "
-                "accepted",
+                f"member {member.name!r} has {member.decoded} bytes; at most {limit} are accepted. "
+                "If it is genuine, load it with Loader(memory=...), of which a document may take a "
+                "sixteenth.",
                 uri=uri,
             )
     for member in (weights, *documents):
@@ -115,7 +134,7 @@ async def _index_weights(
     if member.deflated:
         reader = await indexing.unpack(reader, base, member.stored, member.decoded, member.crc32)
         file, base, length = indexing.files.add(reader), 0, member.decoded
-    if member.name == _WEIGHTS_NPZ:
+    if member.name == WEIGHTS_NPZ:
         tensors, _ = await index_npz(indexing, file, base=base, length=length)
         return tensors
     return await index_hdf5(indexing, file, base=base, length=length, early=True)
@@ -123,7 +142,7 @@ async def _index_weights(
 
 async def _index_assets(indexing: Indexing, archive: _zip.Archive) -> dict[str, TensorEntry]:
     uri = archive.reader.uri
-    members = [member for name, member in archive.members.items() if name.startswith(_ASSETS)]
+    members = [member for name, member in archive.members.items() if name.startswith(ASSETS)]
     if not members:
         return {}
     for member in members:
@@ -135,6 +154,6 @@ async def _index_assets(indexing: Indexing, archive: _zip.Archive) -> dict[str, 
 def _asset_entries(held: Held, members: Sequence[_zip.Member], uri: str) -> dict[str, TensorEntry]:
     entries = {}
     for member in members:
-        name = member.name.removeprefix(_ASSETS)
+        name = member.name.removeprefix(ASSETS)
         entries[name] = _zip.file_entry(name, member, _data_offset(held, member, uri), file=0)
     return entries

@@ -9,11 +9,13 @@ name, in an order that means them: trainable ones first
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from asyncload.errors import Corrupt
-from asyncload.interfaces import Indexing
+from asyncload.errors import Corrupt, FormatError
+from asyncload.interfaces import Bounds, Indexing
 from asyncload.manifest import Manifest
 
 from ._hdf5 import MAGIC, index_hdf5, read_structures
@@ -44,17 +46,25 @@ class KerasH5:
 
     async def index(self, indexing: Indexing) -> Manifest:
         """Index the file; its config is published before the weights are looked at."""
-        documents = await read_structures(indexing, 0, _describe)
+        describe = functools.partial(_describe, bounds=indexing.bounds)
+        documents = await read_structures(indexing, 0, describe)
         if documents is None:
             return await WeightsH5().index(indexing)
         indexing.publish(documents)
         tensors = await index_hdf5(indexing, 0)
-        await indexing.parse(_check_names, documents[_ORDER], list(tensors), indexing.source.uri)
+        await indexing.parse(
+            _check_names,
+            documents[_ORDER],
+            list(tensors),
+            indexing.left_out,
+            indexing.source.uri,
+        )
         return Manifest(
             uri=indexing.source.uri,
             format=self.name,
             files=indexing.files.entries(),
             tensors=tensors,
+            left_out=indexing.left_out,
             documents=documents,
         )
 
@@ -67,18 +77,22 @@ def without_legacy_optimizer(manifest: Manifest) -> Manifest:
     return dataclasses.replace(manifest, tensors=kept)
 
 
-def _describe(file: Any) -> dict[str, bytes] | None:
+def _describe(file: Any, *, bounds: Bounds) -> dict[str, bytes] | None:
     from ._hdf5_names import describe
 
-    return describe(file)
+    return describe(file, bounds)
 
 
-def _check_names(order_json: bytes, tensors: list[str], uri: str) -> None:
+def _check_names(
+    order_json: bytes, tensors: list[str], left_out: Mapping[str, str], uri: str
+) -> None:
     there = frozenset(tensors)
     order = json.loads(order_json)
     listed = [names for _, names in order["layers"]]
     for names in [*listed, order["top"] or (), order["optimizer"] or ()]:
         for name in names:
+            if name in left_out:
+                raise FormatError(left_out[name], uri=uri, tensor=name)
             if name not in there:
                 raise Corrupt(
                     "is named in the file's attributes, but is not there. The file was damaged, or "

@@ -75,6 +75,7 @@ class KerasSharded:
             format=self.name,
             files=indexing.files.entries(),
             tensors=tensors,
+            left_out=indexing.left_out,
         )
 
 

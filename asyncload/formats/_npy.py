@@ -18,7 +18,7 @@ from asyncload.manifest import Deflate, Reorder, TensorEntry, numpy_dtype
 
 from ._shape import array_bytes
 
-__all__ = ["MAGIC", "Header", "deflated_entry", "entry", "parse_header"]
+__all__ = ["MAGIC", "Header", "NoTensor", "deflated_entry", "entry", "parse_header"]
 
 MAGIC = b"\x93NUMPY"
 
@@ -59,6 +59,18 @@ class Header:
     swap: bool
 
 
+@dataclass(frozen=True, slots=True)
+class NoTensor:
+    """Why an array has elements that make no tensor, and the error that says so of it alone."""
+
+    reason: str
+    kind: type[FormatError]
+
+    def error(self, uri: str, tensor: str) -> FormatError:
+        """Return the error to raise where this is all that there is."""
+        return self.kind(self.reason, uri=uri, tensor=tensor)
+
+
 def entry(name: str, header: Header, *, file: int, offset: int) -> TensorEntry:
     """Return the entry of an array whose data lies as it is at ``offset`` of the file."""
     plain = header.order == "C" and not header.swap
@@ -83,7 +95,7 @@ def deflated_entry(
     return TensorEntry(name, header.dtype, header.shape, file, *span, encoding)
 
 
-def parse_header(data: bytes, size: int, uri: str, tensor: str) -> Header | int:
+def parse_header(data: bytes, size: int, uri: str, tensor: str) -> Header | NoTensor | int:
     """Parse the header at the beginning of ``data``.
 
     Args:
@@ -93,10 +105,16 @@ def parse_header(data: bytes, size: int, uri: str, tensor: str) -> Header | int:
         tensor: for messages.
 
     Returns:
-        The header; or, where ``data`` ends within it, how many bytes are needed.
+        The header; or why it makes no tensor; or, where ``data`` ends within it, how many bytes
+        are needed.
+
+    Raises:
+        Corrupt, TooLarge, FormatError: it is none, or none that is known.
     """
     try:
         found = _parse(data, size)
+    except _Elements as refused:
+        return NoTensor(str(refused), refused.kind)
     except _Refused as refused:
         raise refused.kind(str(refused), uri=uri, tensor=tensor) from refused
     except (ValueError, TypeError) as error:
@@ -115,6 +133,10 @@ class _Refused(Exception):
     def __init__(self, message: str, kind: type[FormatError] = Corrupt) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class _Elements(_Refused):
+    """The header is well formed, and the elements are none that a tensor has."""
 
 
 def _parse(data: bytes, size: int) -> Header | int:
@@ -165,7 +187,7 @@ def _fields(text: str) -> dict[str, re.Match[str]]:
         position = match.end()
     if _CLOSE.fullmatch(text, position) is None:
         if re.match(r"\s*['\"]descr['\"]\s*:\s*[\[(]", text[position:], re.ASCII):
-            raise _Refused(
+            raise _Elements(
                 "is an array of records; only arrays of one type of number or text can be read. "
                 "Save each field as an array of its own.",
                 FormatError,
@@ -187,7 +209,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _dtype(text: str) -> np.dtype[Any]:
     if text.lstrip("<>|=") in ("O", "O8", "O4"):
-        raise _Refused(
+        raise _Elements(
             "holds Python objects, which are pickled: reading them could run code. Save arrays "
             "of numbers, one for each object.",
             Unsafe,
@@ -196,7 +218,7 @@ def _dtype(text: str) -> np.dtype[Any]:
         raise ValueError(f"a dtype {text[:40]!r} that is not known")
     dtype = np.dtype(text)
     if dtype.itemsize == 0:
-        raise _Refused(f"has elements of no bytes, dtype {text!r}", FormatError)
+        raise _Elements(f"has elements of no bytes, dtype {text!r}", FormatError)
     return dtype
 
 

@@ -29,7 +29,8 @@ _BATCHES = 4  # at a time, so that reads overlap where they are slow
 # Where a DEFLATE stream has yielded no header after this much, it is none.
 _HEAD_LIMIT = 1 << 20  # bytes
 
-_Found = tuple[bool, TensorEntry]  # whether it is an array
+# A member's own name, or that of its array; what it is; and whether it is an array.
+_Found = tuple[str, TensorEntry | _npy.NoTensor, bool]
 
 
 class Npz:
@@ -54,6 +55,7 @@ class Npz:
             format=self.name,
             files=indexing.files.entries(),
             tensors=tensors,
+            left_out=indexing.left_out,
             assets=assets,
         )
 
@@ -73,10 +75,12 @@ class Npy:
         reader = indexing.files.readers[0]
         name = indexing.source.name
         name = name[: -len(_SUFFIX)] if name.lower().endswith(_SUFFIX) else name
-        header: _npy.Header | int = _HEAD
+        header: _npy.Header | _npy.NoTensor | int = _HEAD
         while isinstance(header, int):
             data = await reader.read(0, min(header, reader.size))
             header = await indexing.parse(_npy.parse_header, data, reader.size, reader.uri, name)
+        if isinstance(header, _npy.NoTensor):
+            raise header.error(reader.uri, name)
         return Manifest(
             uri=indexing.source.uri,
             format=self.name,
@@ -108,29 +112,39 @@ async def index_npz(
         return await _index_batch(indexing, archive, batch, file)
 
     found = await for_each(batches, index_batch, limit=_BATCHES)
-    return await indexing.workers.run_in_thread(_sorted_out, found, reader.uri)
+    tensors, others, left_out = await indexing.workers.run_in_thread(_sort_out, found, reader.uri)
+    indexing.left_out.update(left_out)
+    return tensors, others
 
 
-def _sorted_out(
+def _sort_out(
     batches: Iterable[Sequence[_Found]], uri: str
-) -> tuple[dict[str, TensorEntry], dict[str, TensorEntry]]:
-    """Return the tensors, and the rest, by name.
+) -> tuple[dict[str, TensorEntry], dict[str, TensorEntry], dict[str, str]]:
+    """Return the tensors and what else there is, by name, and why some arrays make no tensor.
 
     Raises:
         Unsafe: two members are arrays of one name.
+        FormatError: there are arrays, and no tensor.
     """
     tensors: dict[str, TensorEntry] = {}
     others: dict[str, TensorEntry] = {}
-    for is_array, entry in chain.from_iterable(batches):
-        if is_array and entry.name in tensors:
+    refused: dict[str, _npy.NoTensor] = {}
+    for name, what, is_array in chain.from_iterable(batches):
+        if is_array and (name in tensors or name in refused):
             raise Unsafe(
-                f"holds two members for this array, {entry.name!r} and "
-                f"{entry.name + _SUFFIX!r}; numpy.load would return one of them. Save it again.",
+                f"holds two members for this array, {name!r} and {name + _SUFFIX!r}; numpy.load "
+                "would return one of them. Save it again.",
                 uri=uri,
-                tensor=entry.name,
+                tensor=name,
             )
-        (tensors if is_array else others)[entry.name] = entry
-    return tensors, others
+        if isinstance(what, _npy.NoTensor):
+            refused[name] = what
+        else:
+            (tensors if is_array else others)[name] = what
+    if refused and not tensors:
+        name, reason = next(iter(refused.items()))
+        raise reason.error(uri, name)
+    return tensors, others, {name: reason.reason for name, reason in refused.items()}
 
 
 async def _index_batch(
@@ -179,11 +193,13 @@ def _entry(head: memoryview, data: int, member: _zip.Member, file: int, uri: str
     if short and not named and len(payload) < min(member.stored, _HEAD_LIMIT):
         return before + len(_npy.MAGIC)
     if not named and not begin.startswith(_npy.MAGIC):
-        return False, _zip.file_entry(member.name, member, data, file=file)
+        return member.name, _zip.file_entry(member.name, member, data, file=file), False
     name = member.name.removesuffix(_SUFFIX)
     header = _npy.parse_header(begin, member.decoded, uri, name)
+    if isinstance(header, _npy.NoTensor):
+        return name, header, True
     if not isinstance(header, int):
-        return True, _array(name, header, data, member, file)
+        return name, _array(name, header, data, member, file), True
     if len(payload) == member.stored or len(payload) > _HEAD_LIMIT:
         raise Corrupt(
             f"ends after {len(begin)} bytes; its header takes {header}", uri=uri, tensor=name

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from asyncload.errors import Corrupt, FormatError, TooLarge
-from asyncload.interfaces import Indexing, Reader
+from asyncload.interfaces import Bounds, Indexing, Reader
 from asyncload.manifest import Manifest, TensorEntry, numpy_dtype
 
 from ._json import parse_json
@@ -106,7 +106,13 @@ async def read_header(indexing: Indexing, reader: Reader, file: int) -> Header:
     if end > len(begin):
         begin += await reader.read(len(begin), end - len(begin))
     return await indexing.parse(
-        parse_header, begin[_LENGTH:end], reader.size - end, end, file, reader.uri
+        parse_header,
+        begin[_LENGTH:end],
+        reader.size - end,
+        end,
+        file,
+        indexing.bounds,
+        reader.uri,
     )
 
 
@@ -126,7 +132,7 @@ def _header_length(begin: bytes, size: int, uri: str) -> int:
     return length
 
 
-def parse_header(text: bytes, size: int, base: int, file: int, uri: str) -> Header:
+def parse_header(text: bytes, size: int, base: int, file: int, bounds: Bounds, uri: str) -> Header:
     """Parse and check a header.
 
     Args:
@@ -134,10 +140,12 @@ def parse_header(text: bytes, size: int, base: int, file: int, uri: str) -> Head
         size: bytes of data behind it.
         base: offset of that data within the file.
         file: index of the file.
+        bounds: what it may declare.
         uri: for messages.
     """
     raw = parse_json(text, "the header", uri)
     metadata = raw.pop(_METADATA, None)
+    bounds.check_tensors(len(raw), uri)
     tensors = {name: _entry(name, value, size, base, file, uri) for name, value in raw.items()}
     _check_cover(tensors, size, base, uri)
     return Header(tensors, None if metadata is None else _metadata(metadata, uri))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 __all__ = ["SIZE_LIMIT", "array_bytes"]
 
 SIZE_LIMIT = 1 << 63  # bytes; NumPy's and the file systems' own
-_DIMENSIONS = 32  # NumPy 1 has no more, NumPy 2 has 64
+_DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32  # NumPy's own
 
 
 def array_bytes(shape: Sequence[int], itemsize: int) -> int:

@@ -34,4 +34,5 @@ class WeightsH5:
             format=self.name,
             files=indexing.files.entries(),
             tensors=tensors,
+            left_out=indexing.left_out,
         )

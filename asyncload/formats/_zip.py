@@ -13,12 +13,12 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from asyncload.errors import Corrupt, FormatError, TooLarge, Unsafe
-from asyncload.interfaces import Indexing, Reader
+from asyncload.interfaces import Bounds, Indexing, Reader
 from asyncload.manifest import Deflate, TensorEntry
 
 from ._ranges import Held, read_spans
@@ -42,11 +42,8 @@ MAGIC = b"PK\x03\x04"
 
 # The end record, behind it a comment of up to 64 KiB, before it a directory of a few members.
 _TAIL = 68 << 10  # bytes
-# A directory this long lists some 50,000 members, and takes half a second to parse.
-_DIRECTORY_LIMIT = 4 << 20  # bytes
-# DEFLATE reaches 1032:1 on zeros. An archive may be all zeros while it is small.
-_RATIO = 100
-_RATIO_FREE = 64 << 20  # decoded bytes for which no ratio is asked
+_DIRECTORY_LIMIT = 4 << 20  # bytes, and for each member that there may be:
+_ENTRY_LIMIT = 160  # bytes; 46 are no name
 
 _LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
 _EXTRA_LIMIT = 0xFFFF  # bytes; the extra field's length has 16 bits
@@ -155,16 +152,25 @@ async def open_archive(
     start = max(0, size - _TAIL)
     while True:
         tail = await reader.read(base + start, size - start)
-        found = await indexing.parse(parse_directory, tail, start, base, paths, reader.uri)
+        found = await indexing.parse(
+            parse_directory, tail, start, base, paths, indexing.bounds, reader.uri
+        )
         if not isinstance(found, int):
             return Archive(reader, found, Held([(base + start, tail)]))
-        if size - found > _TAIL + _DIRECTORY_LIMIT:
-            raise TooLarge(
-                f"the ZIP directory takes {size - found} bytes; at most {_DIRECTORY_LIMIT} "
-                "are accepted. Put fewer files into the archive.",
-                uri=reader.uri,
-            )
+        _check_length(size - found, indexing.bounds, reader.uri)
         start = found
+
+
+def _check_length(length: int, bounds: Bounds, uri: str) -> None:
+    if bounds.tensors is None:
+        return
+    most = _TAIL + _DIRECTORY_LIMIT + _ENTRY_LIMIT * bounds.tensors
+    if length > most:
+        raise TooLarge(
+            f"the ZIP directory takes {length:,} bytes; at most {most:,} are accepted. Put fewer "
+            "files into the archive, or load it with Loader(max_tensors=...).",
+            uri=uri,
+        )
 
 
 # --- the directory: pure functions of the bytes -------------------------------------------
@@ -209,7 +215,7 @@ class _Tail:
 
 
 def parse_directory(
-    data: bytes, start: int, base: int, paths: bool, uri: str
+    data: bytes, start: int, base: int, paths: bool, bounds: Bounds, uri: str
 ) -> dict[str, Member] | int:
     """Parse an archive's directory from its last bytes.
 
@@ -218,6 +224,7 @@ def parse_directory(
         start: offset of ``data`` within the archive.
         base: offset of the archive within its file.
         paths: as `open_archive` takes it.
+        bounds: what it may declare.
         uri: for messages.
 
     Returns:
@@ -238,7 +245,10 @@ def parse_directory(
         Warning,  # of an empty name, where the program has warnings raised
     ) as error:
         raise Corrupt(_no_archive(start + len(data), error), uri=uri) from error
-    return _members(infos, base, end, paths, uri)
+    bounds.check_tensors(len(infos), uri, "members")
+    members = _members(infos, base, end, paths, uri)
+    _check_ratio(members.values(), bounds, uri)
+    return members
 
 
 def _no_archive(size: int, error: Exception) -> str:
@@ -264,7 +274,6 @@ def _members(
         if member.name in members:
             raise Unsafe(f"holds two members named {member.name!r}", uri=uri)
         members[member.name] = member
-    _check_ratio(members.values(), uri)
     files = {name: each for name, each in members.items() if not _is_folder(each)}
     if paths:
         _check_tree(files, uri)
@@ -375,18 +384,10 @@ def _member(info: zipfile.ZipInfo, base: int, limit: int, uri: str) -> Member:
     )
 
 
-def _check_ratio(members: Iterable[Member], uri: str) -> None:
-    decoded = stored = 0
-    for member in members:
-        if member.method != zipfile.ZIP_STORED:
-            decoded += member.decoded
-            stored += member.stored
-    if decoded > _RATIO_FREE + _RATIO * stored:
-        raise TooLarge(
-            f"declares {decoded} bytes in {stored} compressed ones; more than {_RATIO} to 1 "
-            "looks like a decompression bomb. Save it uncompressed if it is genuine.",
-            uri=uri,
-        )
+def _check_ratio(members: Collection[Member], bounds: Bounds, uri: str) -> None:
+    compressed = [each for each in members if each.method != zipfile.ZIP_STORED]
+    decoded = sum(member.decoded for member in compressed)
+    bounds.check_ratio(decoded, sum(member.stored for member in compressed), uri)
 
 
 # --- members: pure functions of the bytes -------------------------------------------------

@@ -284,10 +284,11 @@ class _Maker:
         return ReuseBuild(build, self.options.reuse, notice=self.notice, uri=self.source.uri)
 
     def _keras(self, kind: str) -> Build:
-        from asyncload.materialize.keras import ModelBuild
+        from asyncload.materialize.keras import FolderBuild, ModelBuild
         from asyncload.materialize.keras_h5 import LegacyBuild
 
-        return (LegacyBuild if kind == _LEGACY else ModelBuild)(
+        of_config = FolderBuild if self.first.name else ModelBuild
+        return (LegacyBuild if kind == _LEGACY else of_config)(
             uri=self.source.uri,
             custom_objects=self.options.custom_objects,
             compile=self.options.compile,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asyncload.errors import NotFound, SourceError, UnknownFormat
-from asyncload.formats import SAVED_MODEL
+from asyncload.formats import FOLDERS, SAVED_MODEL
 from asyncload.interfaces import Compound, Indexing, Reader, Source
 from asyncload.sources import check_name
 
@@ -88,7 +88,10 @@ async def choose(indexing: Indexing) -> Choice:
 
 def _is_of_its_own(reader: Reader, source: Source) -> bool:
     """Whether the URI is a file, or what the names of several begin with, and no folder."""
-    return not reader.name or reader.name.startswith(f"{source.name}.")
+    known_by = {member for member, _ in FOLDERS}
+    return not reader.name or (
+        reader.name not in known_by and reader.name.startswith(f"{source.name}.")
+    )
 
 
 def _opened(reader: Reader, source: Source) -> Wanted:

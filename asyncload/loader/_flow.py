@@ -303,6 +303,7 @@ class Flow:
             hold=self._hold,
             publish=publish,
             found=found,
+            bounds=self._resources.bounds,
         )
 
     def _announce(self, manifest: Manifest, nbytes: int, tensors: int) -> None:

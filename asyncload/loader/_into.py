@@ -109,7 +109,7 @@ class Into:
 
 
 # How a file of each format goes into an object; see `_make_keras` and `_make_checkpoint`.
-_STATE = frozenset({"keras", "keras-weights", "keras-sharded"})
+_STATE = frozenset({"keras", "keras-folder", "keras-weights", "keras-sharded"})
 _NAMED = frozenset({"safetensors", "safetensors-index", "npz"})
 _LEGACY = "keras-h5"
 _CHECKPOINTS = frozenset({"checkpoint", "saved-model"})

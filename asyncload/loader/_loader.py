@@ -14,6 +14,7 @@ import numpy.typing as npt
 from asyncload.closing import Closing
 from asyncload.cpu_time import count_as_ours
 from asyncload.events import Observer
+from asyncload.interfaces import MAX_TENSORS, Bounds
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
@@ -105,6 +106,7 @@ class Loader(Files, Closing):
             background. Such loads take a share of one CPU only, the smaller the busier the program
             itself is, and smaller still while the loop is held up for longer (`Progress.pace`):
             they may take many times as long. ``None`` for neither.
+        max_tensors: that a file may have, or members if it is an archive; ``None`` for any number.
         observer: called with every `Event` of every load, on the loop's thread.
     """
 
@@ -122,6 +124,7 @@ class Loader(Files, Closing):
         offline: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         max_stall_ms: float | None = MAX_STALL_MS,
+        max_tensors: int | None = MAX_TENSORS,
         observer: Observer | None = None,
     ) -> None:
         self._storage_options = merge_options({}, storage_options)
@@ -141,6 +144,7 @@ class Loader(Files, Closing):
             object_cache=object_cache(cache, cache_dir, cache_bytes, offline=offline),
             pace=Pace(max_stall_ms),
             spare_time=self._in_spare_time,
+            bounds=Bounds(max_tensors, limit),
         )
         self._launcher = Launcher(self._host, self._resources, observer)
 

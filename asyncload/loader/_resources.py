@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from asyncload.interfaces import Source
+from asyncload.interfaces import Bounds, Source
 from asyncload.memory import ArenaPool, Budget, SlabPool
 from asyncload.sources import ObjectCache, Stores, open_source
 from asyncload.workers import Workers
@@ -27,6 +27,7 @@ class Resources:
     Attributes:
         object_cache: where objects of stores are kept, if they are.
         spare_time: takes work to be done in a thread once a load is over.
+        bounds: what a file may declare.
     """
 
     workers: Workers
@@ -39,6 +40,7 @@ class Resources:
     object_cache: ObjectCache | None
     pace: Pace
     spare_time: Callable[[Work], None]
+    bounds: Bounds
 
     def source(self, uri: str | os.PathLike[str], storage: Mapping[str, Any]) -> Source:
         """Return the source that a URI names, which reads with what is shared here.

@@ -35,7 +35,9 @@ class Weights(Mapping[str, Array]):
         try:
             return self._arrays[name]
         except KeyError:
-            raise KeyError(f"{self.manifest.uri} has no tensor {name!r}") from None
+            reason = self.manifest.left_out.get(name)
+            why = "" if reason is None else f". It was left out: {reason}"
+            raise KeyError(f"{self.manifest.uri} has no tensor {name!r}{why}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)

@@ -23,7 +23,7 @@ from ._keras_build import KerasBuild
 from ._trust import Examination, names_in
 from ._turn import summary, turn
 
-__all__ = ["ModelBuild", "capture_scopes"]
+__all__ = ["FolderBuild", "ModelBuild", "capture_scopes"]
 
 Array = npt.NDArray[Any]
 
@@ -128,3 +128,9 @@ class ModelBuild(KerasBuild):
             "other variables than it did then.",
             uri=self._uri,
         )
+
+
+class FolderBuild(ModelBuild):
+    """One model on its way that was saved with ``zipped=False``."""
+
+    suffix = ""

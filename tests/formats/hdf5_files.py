@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from asyncload.codecs import decode, fill
+from asyncload.errors import FormatError
 from asyncload.formats._hdf5 import _entries
 from asyncload.formats._hdf5_walk import walk_file
+from asyncload.interfaces import Bounds
 from asyncload.manifest import TensorEntry, file_version, numpy_dtype
 
 __all__ = ["index_file", "read_file"]
@@ -22,7 +24,10 @@ def index_file(path: Path, base: int = 0, length: int | None = None) -> dict[str
     """Return the entries of a file, or of one within it."""
     status = path.stat()
     length = status.st_size - base if length is None else length
-    rows = walk_file(str(path), file_version(status), base, length, path.name)
+    where = str(path), file_version(status), base, length, path.name
+    rows, left_out = walk_file(*where, Bounds())
+    for name, reason in left_out.items():
+        raise FormatError(reason, uri=path.name, tensor=name)
     return _entries(rows, 0, base)
 
 

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from asyncload.errors import SourceChanged
 from asyncload.formats._hdf5 import index_hdf5
 from asyncload.formats._hdf5_walk import walk_file
-from asyncload.interfaces import Indexing, OpenFiles
+from asyncload.interfaces import Bounds, Indexing, OpenFiles
 from asyncload.manifest import Chunked, Inline, Reorder, file_version
 from asyncload.sources import open_source
 from asyncload.workers import Workers
@@ -320,7 +320,9 @@ def test_a_file_that_shrinks_while_it_is_walked(tmp_path: Path) -> None:
         file["d"] = NUMBERS
     status = (tmp_path / "f").stat()
     with pytest.raises(SourceChanged, match="short of its length"):
-        walk_file(str(tmp_path / "f"), file_version(status), 0, status.st_size + 1000, "f")
+        walk_file(
+            str(tmp_path / "f"), file_version(status), 0, status.st_size + 1000, "f", Bounds()
+        )
 
 
 async def _no_unpack(*where: Any) -> Any:

@@ -16,6 +16,7 @@ from asyncload.formats import _hdf5_walk_on
 from asyncload.formats._hdf5_rows import Row
 from asyncload.formats._hdf5_walk import walk_file
 from asyncload.formats._hdf5_walk_on import walk_on
+from asyncload.interfaces import Bounds
 from asyncload.manifest import file_version
 from asyncload.pipeline._stretches import Stretches
 from tests.formats.hdf5_files import index_file
@@ -59,7 +60,7 @@ def test_in_any_order(many: Path, order: object, at_once: int) -> None:
     there, state = Stretches(), b""
     rows: list[Row] = []
     while True:
-        walked = walk_on(state, str(many), version, 0, size, "m", tuple(there))
+        walked = walk_on(state, Bounds(), str(many), version, 0, size, "m", tuple(there))
         rows += walked.rows
         state = walked.state
         if not state:
@@ -70,7 +71,7 @@ def test_in_any_order(many: Path, order: object, at_once: int) -> None:
         for block in blocks[:at_once]:
             there.add(block * _BLOCK, (block + 1) * _BLOCK)
         del blocks[:at_once]
-    assert sorted(rows) == sorted(walk_file(str(many), version, 0, size, "m"))
+    assert sorted(rows) == sorted(walk_file(str(many), version, 0, size, "m", Bounds())[0])
 
 
 def test_most_is_known_before_the_end_has_come(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +82,7 @@ def test_most_is_known_before_the_end_has_come(many: Path, monkeypatch: pytest.M
     there = Stretches([(0, status.st_size // 2 // _BLOCK * _BLOCK)])
     rows, state = 0, b""
     for _ in range(20):
-        walked = walk_on(state, *where, tuple(there))
+        walked = walk_on(state, Bounds(), *where, tuple(there))
         rows, state = rows + len(walked.rows), walked.state
         for offset, length in walked.apart:
             there.add(offset // _BLOCK * _BLOCK, -(-(offset + length) // _BLOCK) * _BLOCK)

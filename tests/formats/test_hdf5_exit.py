@@ -14,10 +14,11 @@ PROGRAM = """
 import os, sys
 from asyncload.errors import SourceChanged
 from asyncload.formats._hdf5_walk import walk_file
+from asyncload.interfaces import Bounds
 from asyncload.manifest import file_version
 status = os.stat(sys.argv[1])
 try:
-    walk_file(sys.argv[1], file_version(status), 0, status.st_size + 1000, "f")
+    walk_file(sys.argv[1], file_version(status), 0, status.st_size + 1000, "f", Bounds())
 except SourceChanged as error:
     sys.kept = error
     print("kept")

@@ -250,6 +250,7 @@ async def test_more_names_than_any_model_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_hdf5_names, "_NAME_LIMIT", 1000)
+    monkeypatch.setattr(_hdf5_names, "_NAMES_FOR_EACH", 0)
     names = np.array([b"first"] * 1001)
     change = set_attribute("/model_weights", "layer_names", names)
     await refused(tmp_path, change, TooLarge, "at most 1000")
@@ -259,6 +260,7 @@ async def test_one_group_named_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_hdf5_names, "_NAME_LIMIT", 2000)
+    monkeypatch.setattr(_hdf5_names, "_NAMES_FOR_EACH", 0)
 
     def change(file: h5py.File) -> None:
         set_attribute("/model_weights", "layer_names", np.array([b"first"] * 1000))(file)
@@ -272,6 +274,7 @@ async def test_longer_texts_than_any_model_has(
     fixed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_hdf5_names, "_TEXT_LIMIT", 20_000)
+    monkeypatch.setattr(_hdf5_names, "_TEXT_SHARE", 1 << 60)
     value = np.bytes_(b"x" * 30_000) if fixed else "x" * 30_000
     change = set_attribute("/", "model_config", value)
     await refused(tmp_path, change, TooLarge, "'model_config'; at most 20000")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, TooLarge, Unsafe
-from asyncload.formats._npy import parse_header
+from asyncload.formats._npy import NoTensor, parse_header
 from asyncload.manifest import Deflate, Reorder
 from tests.contracts.format_contract import Arrays, FormatContract
 from tests.formats.memory import BytesSource, index, index_files, load
@@ -165,6 +165,7 @@ def test_a_cut_header_says_how_much_it_needs(version: tuple[int, int]) -> None:
     content = headed(plain("(2,)"), bytes(8), version)
     for length in range(len(content)):
         found = parse_header(content[:length], len(content), "x", "w")
+        assert not isinstance(found, NoTensor)
         if isinstance(found, int):
             assert length < found <= len(content) - 8
         else:
@@ -245,7 +246,7 @@ async def test_many_members_take_few_reads() -> None:
         (headed(plain("(3,)"), bytes(8)), Corrupt, "has 8 bytes of data.*takes 12"),
         (headed(plain("(1,)"), bytes(8)), Corrupt, "more than one array"),
         (headed(plain("(0, 9999999999999999999)")), Corrupt, "too large for any machine"),
-        (headed(plain("(" + "1," * 33 + ")"), bytes(4)), Corrupt, "33 dimensions"),
+        (headed(plain("(" + "1," * 65 + ")"), bytes(4)), Corrupt, "65 dimensions"),
         (headed(plain("()") + "x", bytes(4)), Corrupt, "unreadable"),
         (headed("{'descr': '<f4'}"), Corrupt, "expected descr, fortran_order and shape"),
         (headed("{'descr': 'f4', 'descr': 'f4'}"), Corrupt, "two fields"),

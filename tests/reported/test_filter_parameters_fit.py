@@ -13,6 +13,8 @@ from h5py import h5d, h5p, h5s, h5t, h5z
 
 import asyncload
 
+pytestmark = pytest.mark.either_loop
+
 DATA = np.random.default_rng(0).random((64, 50))
 
 

@@ -13,6 +13,8 @@ import pytest
 import asyncload
 from tests.formats.forge import Forged, forge
 
+pytestmark = pytest.mark.either_loop
+
 KEYS = ["global_step:0", "/params/w", "a//b", "a\\b", "..", "../a", ".", "", "a/", "C:/a", "ä b"]
 
 

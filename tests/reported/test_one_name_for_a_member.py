@@ -12,6 +12,8 @@ import pytest
 import asyncload
 from tests.formats.forge import Forged, forge
 
+pytestmark = pytest.mark.either_loop
+
 CONFIG = Forged(name=b"config.json", content=b'{"class_name": "Sequential", "config": {}}')
 
 
