@@ -15,6 +15,7 @@ from asyncload.manifest import Manifest
 from . import CannotBuildFast, _private
 from ._blueprint import remember
 from ._keras_blueprint import KerasBlueprint, Recipe
+from ._keras_versions import notice_legacy_keras
 from ._turn import Scopes, summary, turn
 
 __all__ = ["KerasBuild"]
@@ -63,6 +64,7 @@ class KerasBuild(ABC):
         Raises:
             CannotBuildFast: Keras has to load this model itself.
         """
+        notice_legacy_keras()
         if not _private.fast_path():
             raise CannotBuildFast("the fast path failed its self-test")
         with turn(self._scopes):

@@ -34,6 +34,7 @@ _RUNS_CODE = {
 _DECODED = ("TypeSpec", "CompositeTensor")
 # What NumPy makes an element of at most 16 bytes of, whatever the text says besides.
 _PLAIN_DTYPE = re.compile(r"(bool|object|string|str|u?int\d{1,2}|b?float\d{1,3}\w{0,8}|complex\d+)")
+_METRICS = ("metrics", "weighted_metrics")  # of a legacy model's training
 _NESTING_LIMIT = 200  # levels; Keras recurses through a config, and Python stops at 1,000 frames
 _TRUST = "If you trust where the file comes from, pass safe_mode=False."
 
@@ -78,6 +79,8 @@ class Examination:
             self._forgive(config.get("optimizer_config"))
             loss = config.get("loss")
             self._forgive(loss)
+            for each in _METRICS:  # Keras keeps their names as text, and looks for them in fit
+                self._forgive_all(config.get(each))
             if isinstance(loss, str) and not _private.is_stored_by_name(loss):
                 self._note_function(loss, missing)
 
@@ -126,6 +129,10 @@ class Examination:
     def _note_function(self, name: str, missing: dict[str, str]) -> None:
         if self.own(name) is None:
             missing.setdefault(name, name)
+
+    def _forgive_all(self, config: Any) -> None:
+        for node in _objects(config, self.uri, ()):
+            self._missing_in_training.pop(_registered_name(node), None)
 
     def _forgive(self, node: Any) -> None:
         # Keras 2 wrote "Custom>Adam" for its own Adam. Keras 3 then goes by the object's name.

@@ -20,6 +20,7 @@ from ._asset_files import write_asset
 from ._config import parse_config
 from ._keras_blueprint import CONFIG
 from ._keras_build import KerasBuild
+from ._keras_versions import METADATA, explained, old_version
 from ._trust import Examination, names_in
 from ._turn import summary, turn
 
@@ -37,6 +38,7 @@ class ModelBuild(KerasBuild):
 
     suffix = ".keras"
     _config: Mapping[str, Any]
+    _old: str | None = None
 
     def read(self, documents: Mapping[str, bytes]) -> None:
         """Parse the config, and refuse what it must not name.
@@ -49,8 +51,9 @@ class ModelBuild(KerasBuild):
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
         """
+        self._old = old_version(documents.get(METADATA))
         self._config = parse_config(documents[CONFIG], CONFIG, self._uri)
-        with self._scopes():
+        with self._scopes(), explained(self._old):
             if self._safe_mode:
                 self._examine()
             else:
@@ -85,7 +88,7 @@ class ModelBuild(KerasBuild):
         """
         with tempfile.TemporaryDirectory(prefix="asyncload-assets-") as folder:
             where = self._write_assets(assets, Path(folder)) if assets else None
-            with turn(self._scopes):
+            with turn(self._scopes), explained(self._old):
                 taken = self._bind(arrays, where)
                 self._remember(arrays, taken, assets)
         return self._model
@@ -94,6 +97,11 @@ class ModelBuild(KerasBuild):
         for name, content in assets.items():
             write_asset(folder, name, content, uri=self._uri)
         return str(folder)
+
+    def load_stock(self, path: str) -> Any:
+        """See `KerasBuild.load_stock`."""
+        with explained(self._old):
+            return super().load_stock(path)
 
     def _bind(self, arrays: Mapping[str, Array], assets: str | None) -> set[int]:
         store = _private.StateStore(arrays)
