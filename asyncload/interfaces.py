@@ -30,6 +30,7 @@ __all__ = [
     "ListEntry",
     "Manners",
     "OpenFiles",
+    "Placed",
     "Reader",
     "Source",
     "StreamReader",
@@ -225,6 +226,18 @@ class CheckedReader(Protocol):
     async def checksum(self) -> Checksum | None:
         """Return a checksum of the version that was opened, if one can be had."""
         ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A `Reader`, or a `Source`, of what lies elsewhere, and has no path here.
+
+    Attributes:
+        place: a digest of all that tells it from others: server, query, bucket, account and key,
+            but nobody's credentials.
+    """
+
+    place: str
 
 
 class Source(Protocol):

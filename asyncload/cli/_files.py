@@ -14,6 +14,7 @@ from rich.filesize import decimal
 
 import asyncload
 from asyncload.events import Event
+from asyncload.redaction import shown
 from asyncload.report import ProgressReporter
 
 from ._command import AsJson, Debug, Uri, app, end_in_order, guard, print_json
@@ -43,13 +44,18 @@ def fetch(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="compare checksums that stores state")
     ] = True,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="of a local folder, even out of it")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Copy what a load of URI would read into DIR; go on where an earlier fetch was interrupted."""
 
     async def run(loader: asyncload.Loader) -> asyncload.Fetched:
-        return await loader.fetch(uri, folder, overwrite=force, verify=verify)
+        return await loader.fetch(
+            uri, folder, overwrite=force, verify=verify, follow_links=follow_links
+        )
 
     guard(lambda: _fetch(run, as_json=as_json), debug)
 
@@ -60,7 +66,7 @@ def fetch(
 async def _ls(uri: str, *, long: bool, recursive: bool, as_json: bool) -> None:
     entries = await asyncload.ls(uri, recursive=recursive)
     if as_json:
-        print_json({"uri": uri, "entries": [_entry_json(entry) for entry in entries]})
+        print_json({"uri": shown(uri), "entries": [_entry_json(entry) for entry in entries]})
         return
     size = max((len(f"{entry.size or 0}") for entry in entries), default=0)
     version = max((len(entry.version or "") for entry in entries), default=0)
@@ -74,10 +80,10 @@ def _entry_json(entry: asyncload.ListEntry) -> dict[str, Any]:
 
 
 def _line(entry: asyncload.ListEntry, size: int, version: int) -> str:
-    shown = "-" if entry.size is None else f"{entry.size}"
+    number = "-" if entry.size is None else f"{entry.size}"
     modified = "-" if entry.modified is None else _time(entry.modified)
     name = _printable(entry.name)
-    return f"{shown:>{size}}  {modified:<20}  {entry.version or '-':<{version}}  {name}"
+    return f"{number:>{size}}  {modified:<20}  {entry.version or '-':<{version}}  {name}"
 
 
 def _time(moment: dt.datetime) -> str:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 import asyncload
 from asyncload.events import Event, FellBack, Indexed
+from asyncload.redaction import shown
 from asyncload.report import ProgressReporter, Timeline
 
 from ._command import AsJson, Debug, Uri, app, guard, print_json
@@ -104,7 +105,7 @@ async def _load(
             seconds = time.perf_counter() - begin
 
     summary = {
-        "uri": uri,
+        "uri": shown(uri),
         **_describe(result),
         "index": "from the cache" if cached else "from the file",
         "seconds": seconds,

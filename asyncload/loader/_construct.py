@@ -23,6 +23,7 @@ from asyncload.manifest import Manifest
 from asyncload.materialize import CannotWarmUp
 from asyncload.materialize.quiet import settle
 from asyncload.resting import carried
+from asyncload.sources import LocalReader
 from asyncload.workers import in_own_thread
 
 from ._options import LoadOptions
@@ -151,7 +152,7 @@ class Construction:
         if self.begun or kind is None:
             return
         if kind == _SAVED_MODEL:
-            _check_trusted(self._source, self._options.trusted)
+            _check_trusted(self._source, self._files.readers[0], self._options.trusted)
         self._emit(StageStarted(uri=self._uri, stage="build"))
         loop = asyncio.get_running_loop()
         notice = _notice(self._uri, self._emit, loop)
@@ -253,10 +254,12 @@ def _notice(
     return notice
 
 
-def _check_trusted(source: Source, trusted: bool | None) -> None:
-    if trusted is False or (trusted is None and not source.local):
+def _check_trusted(source: Source, program: Reader, trusted: bool | None) -> None:
+    origin = program.origin if isinstance(program, LocalReader) else None
+    if trusted is False or (trusted is None and (origin is not None or not source.local)):
+        where = "is not on this machine's disk" if origin is None else f"is a copy of {origin}"
         raise Unsafe(
-            "is a SavedModel, which is a program, and is not on this machine's disk. If you trust "
+            f"is a SavedModel, which is a program, and {where}. If you trust "
             "where it comes from, pass trusted=True; its weights alone can be had with "
             "load_weights().",
             uri=source.uri,

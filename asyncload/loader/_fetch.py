@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import anyio
 import numpy as np
 
-from asyncload.errors import AsyncloadError, NotFound, TransferFailed
+from asyncload.errors import AsyncloadError, NotFound, TransferFailed, Unsafe
 from asyncload.events import BytesWritten, Event
-from asyncload.interfaces import CheckedReader, Reader, Source, StreamReader
+from asyncload.interfaces import CheckedReader, Placed, Reader, Source, StreamReader
 from asyncload.manifest import file_version
 from asyncload.pipeline import Stretch, Stretches, pieces
-from asyncload.sources import in_thread
+from asyncload.sources import LocalReader, in_thread
 
 from ._fetch_choice import Choice, Wanted
 from ._fetch_folder import Folder, Identity, Part, would_overwrite
@@ -46,6 +46,7 @@ class FetchOptions:
     folder: str
     overwrite: bool = False
     verify: bool = True
+    follow_links: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ class Fetch:
         self._choice = choice
         self._overwrite = options.overwrite
         self._verifies = options.verify
+        self._follows_links = options.follow_links
         self._emit = emit
         self._folder = Folder(options.folder)
         self._threads: Executor | None = None
@@ -205,6 +207,8 @@ class Fetch:
                 if wanted.size or self._source.local:
                     raise
                 return  # a store's mark for an empty folder, which is listed as a file
+        if reader.path is not None and self._source.local and not self._follows_links:
+            await self._run(_expect_inside, reader.path, wanted.opened_as, reader.uri)
         copy = await self._begin(wanted, reader)
         self._copies[wanted.name] = copy
         if copy.part is not None:
@@ -221,7 +225,7 @@ class Fetch:
 
     async def _begin(self, wanted: Wanted, reader: Reader) -> _Copy:
         """See what of a file is here."""
-        identity = Identity(reader.path or reader.uri, reader.size, reader.version)
+        identity = _identity(reader)
         place = self._folder.place(wanted.name)
         file = FetchedFile(wanted.name, place, reader.size, reader.version, 0)
         if await self._run(self._is_here, wanted.name, identity):
@@ -403,6 +407,32 @@ class Fetch:
                 with suppress(AsyncloadError):  # what has failed already says more
                     await self._save(copy)
                 copy.part.close()
+
+
+def _expect_inside(path: str, name: str, uri: str) -> None:
+    """Make sure that no link leads out of the folder in which a file is known by its name.
+
+    Raises:
+        Unsafe: one does.
+    """
+    if not name:  # the file that the URI names, be it a link
+        return
+    folder = os.path.realpath(path.removesuffix(name))
+    found = os.path.realpath(path)
+    if os.path.commonpath([folder, found]) != folder:
+        raise Unsafe(
+            f"is a link to {found!r}, which lies outside of the folder; pass follow_links=True "
+            "(--follow-links) if you trust whoever made the folder",
+            uri=uri,
+        )
+
+
+def _identity(reader: Reader) -> Identity:
+    place = reader.place if isinstance(reader, Placed) else ""
+    origin = reader.uri if reader.path is None else ""
+    if isinstance(reader, LocalReader):
+        origin = reader.origin or ""
+    return Identity(reader.path or reader.uri, reader.size, reader.version, place, origin)
 
 
 def _sends_whole(reader: Reader) -> bool:

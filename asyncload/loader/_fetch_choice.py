@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from asyncload.errors import NotFound, SourceError, UnknownFormat
 from asyncload.formats import FOLDERS, SAVED_MODEL
 from asyncload.interfaces import Compound, Indexing, Reader, Source
-from asyncload.sources import check_name
+from asyncload.sources import OWN, check_name
 
-from ._fetch_folder import OWN
 from ._find import find_format
 
 __all__ = ["Choice", "Wanted", "choose"]

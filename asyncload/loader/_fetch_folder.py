@@ -25,11 +25,10 @@ from asyncload.codecs import crc32c
 from asyncload.errors import AccessDenied, AsyncloadError, TransferFailed, Unsafe, WouldOverwrite
 from asyncload.manifest import file_version
 from asyncload.pipeline import Stretch, Stretches
-from asyncload.sources import check_name
+from asyncload.sources import NOTE, OWN, check_name, note_name
 
-__all__ = ["OWN", "Folder", "Identity", "Part", "Record", "would_overwrite"]
+__all__ = ["Folder", "Identity", "Part", "Record", "would_overwrite"]
 
-OWN = ".asyncload"
 _BLOCK = 4 << 20  # bytes read at a time
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # of file systems that have none
@@ -44,11 +43,15 @@ class Identity:
         uri: where it is from.
         size: in bytes.
         version: as its reader says.
+        place: what tells it from all others, if it has no path on this machine.
+        origin: what it is a copy of, if it was not made on this machine.
     """
 
     uri: str
     size: int
     version: str
+    place: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,7 @@ class Folder:
 
     def record(self, name: str) -> Record | None:
         """Return what is noted of a complete file, if anything is."""
-        noted = self._read_note(name, ".json")
+        noted = self._read_note(name, NOTE)
         try:
             return None if noted is None else Record(Identity(*noted["identity"]), noted["file"])
         except (KeyError, TypeError):
@@ -183,7 +186,7 @@ class Folder:
 
     def write_record(self, name: str, identity: Identity, file: str) -> None:
         """Note that a file is complete."""
-        self._write_note(name, ".json", identity, file=file)
+        self._write_note(name, NOTE, identity, file=file)
 
     # --- what is on its way --------------------------------------------------------------
 
@@ -191,7 +194,7 @@ class Folder:
         """Open what there is of a file, or begin it anew if it is not of this content."""
         with _translated(self.place(name)):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(_own_name(name, ".part"), flags, 0o666, dir_fd=self._own)
+            descriptor = os.open(note_name(name, ".part"), flags, 0o666, dir_fd=self._own)
             try:
                 done = Stretches()
                 if os.fstat(descriptor).st_size == identity.size:
@@ -233,7 +236,7 @@ class Folder:
         with _translated(self.place(part.name)):
             for suffix in (".part.json", ".part"):
                 with suppress(FileNotFoundError):
-                    os.unlink(_own_name(part.name, suffix), dir_fd=self._own)
+                    os.unlink(note_name(part.name, suffix), dir_fd=self._own)
 
     def finish(self, part: Part, *, replace: bool) -> None:
         """Put a file that has come whole in its place.
@@ -252,17 +255,17 @@ class Folder:
             # Before the file is there: a file without its record would be taken for another.
             self.write_record(part.name, part.identity, file_version(os.fstat(part.descriptor)))
             with self._parent(part.name, create=True) as (parent, last):
-                source = _own_name(part.name, ".part")
+                source = note_name(part.name, ".part")
                 os.rename(source, last, src_dir_fd=self._own, dst_dir_fd=parent)
             with suppress(FileNotFoundError):
-                os.unlink(_own_name(part.name, ".part.json"), dir_fd=self._own)
+                os.unlink(note_name(part.name, ".part.json"), dir_fd=self._own)
 
     # --- notes ---------------------------------------------------------------------------
 
     def _read_note(self, name: str, suffix: str) -> dict[str, Any] | None:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(_own_name(name, suffix), flags, dir_fd=self._own)
+            descriptor = os.open(note_name(name, suffix), flags, dir_fd=self._own)
             with open(descriptor, "rb") as file:
                 noted = json.load(file)
         except (OSError, ValueError):  # none, or damaged, which is as good as none
@@ -271,8 +274,9 @@ class Folder:
 
     def _write_note(self, name: str, suffix: str, identity: Identity, **more: object) -> None:
         fields = tuple(asdict(identity).values())
-        text = json.dumps({"name": name, "identity": fields, **more})
-        own, unfinished = _own_name(name, suffix), _own_name(name, f"{suffix}.new")
+        origin = identity.origin  # by its own name, for those who read nothing else
+        text = json.dumps({"name": name, "identity": fields, "origin": origin, **more})
+        own, unfinished = note_name(name, suffix), note_name(name, f"{suffix}.new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with _translated(self.place(name)):
             descriptor = os.open(unfinished, flags, 0o666, dir_fd=self._own)
@@ -347,10 +351,6 @@ def _digest(descriptor: int, kind: str) -> str:
         else:
             hashed.update(data)
     return f"{sum32:08x}" if hashed is None else hashed.hexdigest()
-
-
-def _own_name(name: str, suffix: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32] + suffix
 
 
 @contextmanager

@@ -67,6 +67,7 @@ class Files(ABC):
         *,
         overwrite: bool = False,
         verify: bool = True,
+        follow_links: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         on_change: OnChange = "error",
     ) -> Fetched:
@@ -76,8 +77,9 @@ class Files(ABC):
         SavedModel's folder. Of another folder, it is every file below. Files appear in their places
         when they are complete, those of one model together. What was fetched before stays:
         after an interruption, only what is missing is fetched if the version is the same.
-        Notes about that are kept in a folder ``.asyncload`` beside the files. Two fetches into
-        one folder wait for each other.
+        Notes about that are kept in a folder ``.asyncload`` beside the files. They also say where
+        the files are from: a copy of a SavedModel from elsewhere needs ``trusted=True``, as that
+        does. Two fetches into one folder wait for each other.
 
         Args:
             uri: as `load` takes it, or any folder that can be listed.
@@ -87,6 +89,8 @@ class Files(ABC):
             verify: compare what came with the checksum that the store states, where one can be
                 had: an ETag of S3 that is an MD5, and headers of HTTP servers (``x-goog-hash``,
                 ``Content-MD5``, ``Repr-Digest``, ``x-amz-checksum-*``).
+            follow_links: copy what links of a local folder lead to outside of it, too. Whoever made
+                the folder chose what they lead to: any file that you may read.
             storage_options: as `load` takes them.
             on_change: as `load` takes it.
 
@@ -96,10 +100,11 @@ class Files(ABC):
         Raises:
             SourceError: the bytes could not be had, or not be written.
             FormatError: what says which files there are is not what it should be.
+                One that links to what lies outside of its folder is `Unsafe`.
             WouldOverwrite: another file is in the place of one, or another version.
             LoaderClosed: the Loader is, or was, closed.
         """
-        options = FetchOptions(os.fspath(folder), overwrite, verify)
+        options = FetchOptions(os.fspath(folder), overwrite, verify, follow_links)
         return await self._start(
             uri,
             lambda flow: flow.fetch(options),

@@ -42,7 +42,7 @@ from asyncload.manifest import (
 __all__ = ["ENTRY_LIMIT", "Entry", "Key", "Unusable", "decode", "encode", "is_lasting"]
 
 # To be counted up when the meaning of a manifest changes, and its fields do not.
-SCHEMA = 1
+SCHEMA = 2
 ENTRY_LIMIT = 16 << 20  # bytes; read and parsed in a thread, 2 ms for each 100 KB of tensors
 
 _MAGIC = b"asyncidx"
@@ -67,7 +67,7 @@ class Key:
     """What an entry is the index of.
 
     Attributes:
-        location: absolute path, or URI of a store.
+        location: absolute path, or `Placed.place`.
         version: of the file by which the URI is known, as its Reader has it.
         format: name of the Format that indexed it.
     """

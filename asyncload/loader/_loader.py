@@ -246,7 +246,7 @@ class Loader(Files, Closing):
             whole: make the object that ``tf.saved_model.load`` makes of a SavedModel, in the place
                 of its signatures.
             trusted: whether the SavedModel, which is a program, may run; by default if its files
-                are on this machine.
+                are on this machine, and are no copy that `fetch` brought from elsewhere.
             verify: compare the checksums that a checkpoint or a SavedModel has of its tensors.
             warmup: call the model off the loop before it is handed over, so that the first request
                 is as fast as the next: inputs for it, or ``True`` for inputs made to its

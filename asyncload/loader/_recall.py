@@ -14,7 +14,7 @@ from typing import Self
 import anyio
 
 from asyncload.errors import FormatError, SourceError
-from asyncload.interfaces import Format, Indexing, Reader
+from asyncload.interfaces import Format, Indexing, Placed, Reader, Source
 from asyncload.manifest import Manifest, file_version
 
 from ._index_cache import IndexCache
@@ -86,7 +86,9 @@ class Recall:
         if cache is None or not chosen.costly or indexing.source.uri.startswith("memory://"):
             return await chosen.index(indexing)
         begin = time.time_ns()
-        key = _key(chosen, indexing.source.uri, own)
+        key = _key(chosen, indexing.source, own)
+        if key is None:
+            return await chosen.index(indexing)
         entry = await indexing.workers.run_in_thread(_look_up, cache, key, _place(own))
         if entry is not None and await _reopen(entry, indexing):
             self.hit = True
@@ -100,9 +102,13 @@ class Recall:
         return manifest
 
 
-def _key(chosen: Format, uri: str, own: Reader) -> Key:
+def _key(chosen: Format, source: Source, own: Reader) -> Key | None:
+    """Return what to know an index by; ``None`` if nothing tells its file from all others."""
+    places = [each.place for each in (own, source) if isinstance(each, Placed)]
+    if own.path is None and not places:
+        return None
+    location = places[0] if own.path is None else os.path.normpath(own.path)
     # Of a folder, the file by which it is known has a name.
-    location = uri if own.path is None else os.path.normpath(own.path)
     return Key(f"{location}#{own.name}", own.version, chosen.name)
 
 

@@ -10,7 +10,7 @@ from typing import Self
 import anyio
 
 from asyncload.errors import FormatError, SourceError
-from asyncload.interfaces import ListEntry, Reader, Source
+from asyncload.interfaces import ListEntry, Placed, Reader, Source
 
 __all__ = ["Sightings", "WatchedSource"]
 
@@ -84,6 +84,8 @@ class WatchedSource:
         self.uri = source.uri
         self.name = source.name
         self.local = source.local
+        if isinstance(source, Placed):
+            self.place = source.place
         self._source = source
         self._sightings = sightings
 

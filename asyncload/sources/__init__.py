@@ -3,7 +3,7 @@
 `open_source` takes a path, or a URI of a store. A source opens files, each pinned to the version
 it has, and readers read ranges of them; neither knows what the bytes mean.
 
-- this machine: ``_local``, ``_memory``, over ``_base`` and ``_reader``
+- this machine: ``_local``, ``_memory``, over ``_base`` and ``_reader``; what is a copy: ``_origin``
 - object storage and HTTP: ``_object``, ``_object_reader``, ``_object_version``; shared by the
   loads of a Loader: ``_object_stores``, ``_request_limit``; how a store is reached:
   ``_storage_options``, ``_store_settings``, ``_aws_profile``; with obstore, which is imported
@@ -33,12 +33,15 @@ from ._memory import MemorySource, forget_memory, put_memory
 from ._object import ObjectSource
 from ._object_cache import CACHE_BYTES, ObjectCache
 from ._object_stores import Stores
+from ._origin import NOTE, OWN, note_name
 from ._reader import LocalReader
 from ._storage_options import StorageOptions
 from ._threads import in_thread
 
 __all__ = [
     "CACHE_BYTES",
+    "NOTE",
+    "OWN",
     "LocalReader",
     "LocalSource",
     "MemorySource",
@@ -50,6 +53,7 @@ __all__ = [
     "file_path",
     "forget_memory",
     "in_thread",
+    "note_name",
     "open_source",
     "put_memory",
 ]

@@ -16,9 +16,9 @@ from ._object_version import Version
 from ._storage_options import StorageOptions
 from ._store_settings import Settings, settings_of
 
-__all__ = ["digest_of", "is_lasting", "place_of"]
+__all__ = ["digest_of", "is_lasting", "place_of", "placed"]
 
-FORM = 2  # to be counted up when kept files get another form
+FORM = 3  # to be counted up when kept files get another form
 
 # Parameters by which a URL is signed, for a while: those that tell that it is, all of which must be
 # there, and those that go with them. Without the first, a server may mean anything by the others.
@@ -32,7 +32,9 @@ _SIGNING = (
     ({"sv", "sig"}, re.compile(r"s[veptrsi]|sig|sip|spr|srt|sdd|skoid|sks|skt|ske|sktid|skv")),
 )
 # What of a store's settings says where it is, and not who asks.
-_WHERE = re.compile(r"(?:^|_)(?:endpoint|base_url|account_name)")
+_WHERE = re.compile(r"(?:^|_)(?:endpoint|base_url|account_name|region|use_emulator)")
+# By other headers a server may choose what it sends.
+_WHO = re.compile(r"auth|cookie|key|token|secret|passw|credential|sign|^user-agent$", re.IGNORECASE)
 _AZURE_ACCOUNT = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
 _AZURE_ENDPOINT = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 
@@ -47,18 +49,22 @@ def place_of(location: Location, options: StorageOptions) -> str:
     Raises:
         SourceError: the store's settings cannot be had.
     """
-    settings = settings_of(location, options)
+    return placed(location, settings_of(location, options), options)
+
+
+def placed(location: Location, settings: Settings, options: StorageOptions) -> str:
+    """Return what `place_of` does, of settings that are known."""
     if location.scheme == "http":
-        return json.dumps([FORM, "http", _unsigned(settings.root)])
+        chosen = sorted((k.lower(), v) for k, v in options.headers.items() if not _WHO.search(k))
+        return json.dumps([FORM, "http", _unsigned(settings.root), chosen])
     where = {
-        name: shown(value)
+        name: shown(str(value))
         for name, value in settings.config.items()
-        if _WHERE.search(name) and isinstance(value, str)
+        if _WHERE.search(name) and isinstance(value, str | bool)
     }
     if location.scheme == "az":
         where |= _from_environment(settings)
-    root = location.root.partition("@")[0]
-    return json.dumps([FORM, location.scheme, root, sorted(where.items())])
+    return json.dumps([FORM, location.scheme, location.root, sorted(where.items())])
 
 
 def _from_environment(settings: Settings) -> dict[str, str]:

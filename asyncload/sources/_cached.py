@@ -213,6 +213,7 @@ class OfflineSource(Closing):
             uri=uri,
             name=name,
             version=file.version,
+            place=await self._place_of(name),
             threads=self._threads,
         )
         self._readers.append(reader)
@@ -248,6 +249,14 @@ class OfflineSource(Closing):
             else ListEntry(name)
             for name in names
         ]
+
+    async def _place_of(self, name: str) -> str:
+        key, folder = self._location.path, self._location.folder
+        if name:
+            record = await self._known()
+            key = self._location.key_of(name, folder=folder or record.names is not None)
+        place = await _place(self._location, self._options, self._threads)
+        return digest_of(place, key).hex()
 
     async def _known(self) -> Record:
         if self._closed:

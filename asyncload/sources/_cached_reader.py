@@ -49,8 +49,10 @@ class _KeptReader(ABC):
         uri: str,
         name: str,
         version: str,
+        place: str,
         threads: Executor | None,
     ) -> None:
+        self.place = place
         self.uri = uri
         self.name = name
         self.size = entry.size
@@ -189,6 +191,7 @@ class CachedReader(_KeptReader):
             uri=inner.uri,
             name=inner.name,
             version=inner.version,
+            place=inner.place,
             threads=threads,
         )
         self.parallel = PARALLEL if entry.complete else inner.parallel

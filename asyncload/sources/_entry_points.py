@@ -12,6 +12,7 @@ blocking calls should run, ``options`` are the ``storage_options``.
 from __future__ import annotations
 
 import builtins
+import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -61,6 +62,9 @@ class EntryPointSource(Closing):
         self.uri = shown(uri)
         self.name = self.uri.rstrip("/").rpartition("/")[2]
         self._given = os.fspath(uri)
+        # Only what reads it knows what of it has no meaning: all of it tells objects apart, then.
+        told = repr((self._given, sorted(options.items())))
+        self.place = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
         self._scheme = scheme
         self._threads = threads
         self._options = options

@@ -7,6 +7,7 @@ comes takes time of the caller's loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Coroutine
@@ -61,8 +62,8 @@ class HttpClient:
     """A pool of connections; of one loop. No cookie is kept, nothing is read from ``.netrc``."""
 
     def __init__(self) -> None:
-        self._thread = LoopThread("asyncload-http")
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: list[aiohttp.ClientSession] = []  # none or one
+        self._thread = LoopThread("asyncload-http", functools.partial(_close, self._sessions))
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine in the client's thread; see `LoopThread.run`."""
@@ -70,11 +71,11 @@ class HttpClient:
 
     async def aclose(self) -> None:
         """Close all connections, and end the thread; closing twice is fine."""
-        await self._thread.aclose(self._close())
+        await self._thread.aclose()
 
-    async def _close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+    def end_soon(self) -> None:
+        """Do so without waiting for it, where no loop runs any more."""
+        self._thread.end_soon()
 
     @asynccontextmanager
     async def send(
@@ -118,8 +119,8 @@ class HttpClient:
             return {}
 
     def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
+        if not self._sessions:
+            session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -127,7 +128,13 @@ class HttpClient:
                 max_line_size=_LINE,
                 max_field_size=_LINE,
             )
-        return self._session
+            self._sessions.append(session)
+        return self._sessions[0]
+
+
+async def _close(sessions: list[aiohttp.ClientSession]) -> None:
+    for session in sessions:
+        await session.close()
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:

@@ -43,9 +43,13 @@ class HttpStore:
         client: that all stores share.
         settings: root URL, with the query that all its paths take, and private headers.
         options: as given.
+        place: see `_object_stores.Store`.
     """
 
-    def __init__(self, client: HttpClient, settings: Settings, options: StorageOptions) -> None:
+    def __init__(
+        self, client: HttpClient, settings: Settings, options: StorageOptions, place: str
+    ) -> None:
+        self.place = place
         self.limit = RequestLimit(options.concurrency)
         self.options = options
         self._client = client

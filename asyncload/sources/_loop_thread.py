@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import uvloop
@@ -30,10 +31,12 @@ class LoopThread:
 
     Args:
         name: of the thread.
+        last: run there before the thread ends; refers to nothing that refers to this object.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._name = name
+        self._last = last
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -59,20 +62,22 @@ class LoopThread:
             self._thread = threading.Thread(
                 target=_serve, args=(self._loop,), name=self._name, daemon=True
             )
-            weakref.finalize(self, _stop, self._loop, self._thread)
+            weakref.finalize(self, _stop, self._loop, self._thread, self._last)
             self._thread.start()
         return self._loop
 
-    async def aclose(self, last: Coroutine[Any, Any, None]) -> None:
-        """Cancel what runs there, run ``last``, and end the thread; closing twice is fine."""
-        if self._loop is None or self._thread is None:
-            last.close()
-            return
-        loop, thread = self._loop, self._thread
-        self._loop = None
-        asyncio.run_coroutine_threadsafe(_finish(last, loop), loop)
-        while thread.is_alive():  # noqa: ASYNC110  a thread's end wakes nobody
+    async def aclose(self) -> None:
+        """Cancel what runs there, and end the thread; closing twice is fine."""
+        thread = self._thread
+        self.end_soon()
+        while thread is not None and thread.is_alive():  # noqa: ASYNC110  a thread's end wakes nobody
             await asyncio.sleep(_POLL)
+
+    def end_soon(self) -> None:
+        """Cancel what runs there, and have the thread end, which nobody waits for."""
+        loop, self._loop, self._thread = self._loop, None, None
+        if loop is not None:
+            _finish(loop, self._last)
 
 
 class _Call(Generic[Result]):
@@ -118,19 +123,26 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _finish(last: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await last
-    finally:
-        loop.stop()
+def _finish(loop: asyncio.AbstractEventLoop, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def finish() -> None:
+        try:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await last()
+        finally:
+            loop.stop()
+
+    loop.call_soon_threadsafe(lambda: loop.create_task(finish()))
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    if thread.is_alive():
-        loop.call_soon_threadsafe(loop.stop)
-        if thread is not threading.current_thread():
-            thread.join(_PATIENCE)
+def _stop(
+    loop: asyncio.AbstractEventLoop,
+    thread: threading.Thread,
+    last: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    with suppress(RuntimeError):  # it is closed already
+        _finish(loop, last)
+    if thread is not threading.current_thread():
+        thread.join(_PATIENCE)

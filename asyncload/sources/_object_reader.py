@@ -13,6 +13,7 @@ import numpy as np
 from asyncload.errors import SourceError, TransferFailed
 from asyncload.interfaces import Checksum
 
+from ._cache_key import digest_of
 from ._object_stores import NoRanges, Store
 from ._object_version import Version, changed
 from ._threads import end, in_thread
@@ -53,6 +54,7 @@ class ObjectReader:
         self.size = version.size
         self.version = version.name
         self.path: str | None = None
+        self.place = digest_of(store.place, key).hex()
         self.parallel = store.limit.most
         self._store = store
         self._key = key

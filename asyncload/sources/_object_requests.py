@@ -47,6 +47,7 @@ class ObjectStore:
         client: obstore's.
         options: that it was made with.
         settings: that it was made with, too.
+        place: see `_object_stores.Store`.
         secrets: texts that no message may show.
         http: asks for what obstore does not hand out.
     """
@@ -56,9 +57,11 @@ class ObjectStore:
         client: Client,
         options: StorageOptions,
         settings: Settings,
+        place: str,
         secrets: tuple[str, ...],
         http: HttpClient,
     ) -> None:
+        self.place = place
         self._http = http
         self._tls = None if settings.ca_file is None else trusting(settings.ca_file)
         self._settings = settings

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from asyncload.errors import SourceError
 from asyncload.interfaces import Checksum, ListEntry
 
+from ._cache_key import placed
 from ._location import Location
 from ._object_version import Version
 from ._request_limit import RequestLimit
@@ -39,10 +40,12 @@ class Store(Protocol):
     Attributes:
         limit: bounds the requests in flight to it.
         options: that it was made with.
+        place: what names it in all the world, as `_cache_key.place_of` does.
     """
 
     limit: RequestLimit
     options: StorageOptions
+    place: str
 
     async def ask(self, key: str, uri: str) -> Version:
         """Return the present version of an object.
@@ -136,6 +139,8 @@ class Stores:
         """Let go of all connections of a loop that is closed."""
         self._closed = True
         self._stores.clear()
+        if self._http is not None:
+            self._http.end_soon()
 
 
 # obstore and aiohttp take 25 and 150 ms to import: in a thread, and not at all for what loads from
@@ -144,13 +149,14 @@ class Stores:
 
 def _make(location: Location, options: StorageOptions, http: HttpClient) -> Store:
     settings = settings_of(location, options)
+    place = placed(location, settings, options)
     if location.scheme == "http":
         from ._http_store import HttpStore
 
-        return HttpStore(http, settings, options)
+        return HttpStore(http, settings, options, place)
     from ._store_client import make_store
 
-    return make_store(location, settings, options, http)
+    return make_store(location, settings, options, place, http)
 
 
 def _make_http_client() -> HttpClient:

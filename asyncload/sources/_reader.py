@@ -14,6 +14,7 @@ from asyncload.manifest import file_version
 from asyncload.resting import is_resting, rest_when_due
 
 from ._errors import translated
+from ._origin import origin_of
 from ._threads import in_thread
 
 __all__ = ["PARALLEL", "LocalReader"]
@@ -30,6 +31,9 @@ class LocalReader:
     """One open file: one descriptor for any number of reads at once, and no cursor to share.
 
     Made by `LocalReader.open`. See `interfaces.Reader` for what its attributes and methods mean.
+
+    Attributes:
+        origin: URI that the file is a copy of; ``None`` for one that no fetch has brought.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class LocalReader:
         descriptor: int,
         *,
         path: str,
+        origin: str | None,
         uri: str,
         name: str,
         threads: Executor | None,
@@ -48,6 +53,7 @@ class LocalReader:
         self.size = status.st_size
         self.version = file_version(status)
         self.path: str | None = path
+        self.origin = origin
         self.parallel = PARALLEL
         self._path = path
         self._descriptor = descriptor
@@ -82,12 +88,15 @@ class LocalReader:
             SourceError: it is something else that is not a file.
         """
         try:
-            descriptor, path = await in_thread(threads, _open, path, uri, undo=_close_opened)
+            opened = await in_thread(threads, _open, path, uri, undo=_close_opened)
         except (OSError, ValueError) as error:
             if isinstance(error, SourceError):
                 raise
             raise translated(error, uri) from error
-        return cls(descriptor, path=path, uri=uri, name=name, threads=threads, owner=owner)
+        descriptor, path, origin = opened
+        return cls(
+            descriptor, path=path, origin=origin, uri=uri, name=name, threads=threads, owner=owner
+        )
 
     async def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; see `interfaces.Reader.read`."""
@@ -160,12 +169,12 @@ class LocalReader:
         )
 
 
-def _open(path: str, uri: str) -> tuple[int, str]:
+def _open(path: str, uri: str) -> tuple[int, str, str | None]:
     # Without O_NONBLOCK, opening a pipe waits for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         _expect_file(os.fstat(descriptor).st_mode, uri)
-        return descriptor, os.path.join(os.getcwd(), path)
+        return descriptor, os.path.join(os.getcwd(), path), origin_of(path)
     except BaseException:
         os.close(descriptor)
         raise
@@ -178,7 +187,7 @@ def _expect_file(mode: int, uri: str) -> None:
         raise SourceError("is no regular file but a pipe, socket or device", uri=uri)
 
 
-def _close_opened(opened: tuple[int, str]) -> None:
+def _close_opened(opened: tuple[int, str, str | None]) -> None:
     os.close(opened[0])
 
 

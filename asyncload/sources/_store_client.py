@@ -28,7 +28,7 @@ _GROWTH = 3
 
 
 def make_store(
-    location: Location, settings: Settings, options: StorageOptions, http: HttpClient
+    location: Location, settings: Settings, options: StorageOptions, place: str, http: HttpClient
 ) -> ObjectStore:
     """Make the store of a location; this reads files, and takes some milliseconds.
 
@@ -41,7 +41,7 @@ def make_store(
     except exceptions.BaseError as error:
         failure = translated(error, location.uri, secrets=secrets)
     else:
-        return ObjectStore(client, options, settings, secrets, http)
+        return ObjectStore(client, options, settings, place, secrets, http)
     raise failure
 
 

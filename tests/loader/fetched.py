@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from asyncload.loader._fetch_folder import OWN
+from asyncload.sources import OWN
 from tests.servers.fault_process import HttpFaults
 from tests.servers.faults.settings import HttpFault
 from tests.servers.plugin import MakeHttpFaults

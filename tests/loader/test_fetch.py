@@ -28,8 +28,8 @@ from asyncload.errors import (
 from asyncload.events import BytesWritten, Indexed, StageStarted
 from asyncload.loader import _fetch
 from asyncload.loader._fetch_choice import Choice, Wanted
-from asyncload.loader._fetch_folder import OWN, Folder, Identity
-from asyncload.sources import open_source
+from asyncload.loader._fetch_folder import Folder, Identity
+from asyncload.sources import OWN, open_source
 from tests.equality import same_bytes
 from tests.formats import checkpoints
 from tests.formats.test_keras_sharded import save as save_sharded
