@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         ls,
         map_parts,
         prefetch,
+        set_observer,
         stream,
     )
     from .loader._fetch import Fetched, FetchedFile
@@ -125,6 +126,7 @@ _HOMES = {
         "ls",
         "map_parts",
         "prefetch",
+        "set_observer",
         "stream",
     ),
     "loader._fetch": ("Fetched", "FetchedFile"),
@@ -192,6 +194,7 @@ __all__ = [
     "ls",
     "map_parts",
     "prefetch",
+    "set_observer",
     "stream",
 ]
 

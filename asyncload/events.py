@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from .redaction import shown
 
@@ -19,7 +19,9 @@ __all__ = [
     "FellBack",
     "Finished",
     "Indexed",
+    "Kind",
     "Observer",
+    "Outcome",
     "Paced",
     "Progress",
     "Retired",
@@ -30,7 +32,16 @@ __all__ = [
     "Switched",
     "TensorReady",
     "advance",
+    "stamp",
 ]
+
+# What an event is about. ``"load"``: models, and new values for objects (`load_into`);
+# ``"weights"``: tensors alone (`load_weights`, `stream`, `map_parts`); ``"watch"``: a slot that
+# looks at a version. A ``"list"`` (`ls`) has no events, not even a beginning and an end.
+Kind = Literal["load", "weights", "inspect", "list", "fetch", "watch"]
+Outcome = Literal["ok", "failed", "cancelled"]
+
+_CANCELLED = "CancelledError"  # as `Finished.error` names it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +51,23 @@ class Event:
     Attributes:
         uri: the load concerned, without credentials.
         time: `time.perf_counter` seconds at which it happened.
+        load_id: a number that all events of one load have, and those of no other in this process.
+            Those who share a load see its events with its number. A slot's events have that of the
+            load that brought the model.
+        kind: of the load.
     """
 
     uri: str
     time: float = field(default_factory=time.perf_counter)
+    load_id: int = 0
+    kind: Kind = "load"
+
+
+def stamp(event: Event, load_id: int, kind: Kind) -> None:
+    """Say of an event that nobody has seen yet which load it is about."""
+    if not event.load_id:
+        object.__setattr__(event, "load_id", load_id)
+        object.__setattr__(event, "kind", kind)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", shown(self.uri))
@@ -151,10 +175,22 @@ class Finished(Event):
     """The load has ended.
 
     Attributes:
+        duration: seconds since `Started`.
+        nbytes: decoded bytes that it brought into memory, or a fetch into its folder: of all
+            tensors if it ended well, of those that had come if not. An index alone counts 0.
         error: the type's name if it failed or was cancelled, else ``None``.
     """
 
+    duration: float = 0.0
+    nbytes: int = 0
     error: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        if self.error is None:
+            return "ok"
+        return "cancelled" if self.error == _CANCELLED else "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

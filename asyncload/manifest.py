@@ -20,6 +20,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from asyncload.texts import printable
+
 __all__ = [
     "Chunk",
     "Chunked",
@@ -278,7 +280,7 @@ def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(mapping))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Manifest:
     """The index of what a URI holds.
 
@@ -309,6 +311,10 @@ class Manifest:
     def nbytes(self) -> int:
         """Bytes of all decoded tensors, assets not counted."""
         return sum(entry.nbytes for entry in self.tensors.values())
+
+    def __repr__(self) -> str:
+        count = f"{len(self.tensors):,} tensor{'s' if len(self.tensors) != 1 else ''}"
+        return f"<Manifest of {printable(self.uri)}: {self.format}, {count}, {self.nbytes:,} bytes>"
 
     def to_json(self) -> str:
         """Return a JSON text from which `from_json` makes an equal Manifest."""

@@ -26,6 +26,7 @@ FLOORS = {
     "closing": 0,
     "cpu_time": 0,
     "resting": 0,
+    "texts": 0,
     "sources": 1,
     "formats": 1,
     "codecs": 1,
@@ -45,6 +46,7 @@ FLOORS = {
 NEIGHBOURS = {
     ("interfaces", "manifest"),
     ("interfaces", "errors"),
+    ("manifest", "texts"),
     ("cli", "_demo"),
     ("_demo", "_probe"),
     ("formats", "codecs"),

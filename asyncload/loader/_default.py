@@ -12,7 +12,10 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from asyncload.events import Event, Observer
+
 from ._loader import Loader
+from ._reports import guarded
 from ._takes import signature_with_types
 
 __all__ = [
@@ -27,12 +30,14 @@ __all__ = [
     "ls",
     "map_parts",
     "prefetch",
+    "set_observer",
     "stream",
 ]
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
+_observers: list[Observer | None] = []  # one, or none
 _PUBLIC = "asyncload"  # where users find these functions
 
 _loaders: WeakKeyDictionary[asyncio.AbstractEventLoop, Loader] = WeakKeyDictionary()
@@ -44,7 +49,7 @@ def default_loader() -> Loader:
     loader = _loaders.get(loop)
     if loader is None or loader.closed:
         _forget_closed_loops()
-        loader = _loaders[loop] = Loader()
+        loader = _loaders[loop] = Loader(observer=_tell)
     return loader
 
 
@@ -58,6 +63,22 @@ async def aclose() -> None:
     loader = _loaders.pop(asyncio.get_running_loop(), None)
     if loader is not None:
         await loader.aclose()
+
+
+def set_observer(observer: Observer | None) -> None:
+    """Have a function called with every event of default Loaders, those that exist included.
+
+    Args:
+        observer: takes the place of the one before; ``None`` for none. It is called as the
+            ``observer`` of a `Loader` is, on the thread of the loop concerned.
+    """
+    _observers[:] = [guarded(observer)]
+
+
+def _tell(event: Event) -> None:
+    for observer in _observers:
+        if observer is not None:
+            observer(event)
 
 
 def _of_running_loop(

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from asyncload.events import Kind, Observer
 from asyncload.interfaces import ListEntry
 
 from ._fetch import Fetched, FetchOptions
@@ -29,8 +30,10 @@ class Files(ABC):
         uri: URI,
         work: Callable[[Flow], Awaitable[Result]],
         *,
+        kind: Kind,
         storage_options: Mapping[str, Any] | None = None,
         on_change: OnChange = "error",
+        observer: Observer | None = None,
     ) -> Load[Result]:
         """Start work on what is at a URI."""
 
@@ -57,6 +60,7 @@ class Files(ABC):
         return await self._start(
             uri,
             lambda flow: flow.entries(recursive=recursive),
+            kind="list",
             storage_options=storage_options,
         )
 
@@ -70,6 +74,7 @@ class Files(ABC):
         follow_links: bool = False,
         storage_options: Mapping[str, Any] | None = None,
         on_change: OnChange = "error",
+        observer: Observer | None = None,
     ) -> Fetched:
         """Copy what a load of a URI would read into a folder of this machine.
 
@@ -93,6 +98,7 @@ class Files(ABC):
                 the folder chose what they lead to: any file that you may read.
             storage_options: as `load` takes them.
             on_change: as `load` takes it.
+            observer: as `load` takes it.
 
         Returns:
             The files. It is a path itself, to be given to `load`.
@@ -108,6 +114,8 @@ class Files(ABC):
         return await self._start(
             uri,
             lambda flow: flow.fetch(options),
+            kind="fetch",
             storage_options=storage_options,
             on_change=on_change,
+            observer=observer,
         )

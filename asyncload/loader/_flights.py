@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequen
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from asyncload.events import Event, Finished, Observer
+from asyncload.events import Event, Finished
 from asyncload.interfaces import Source, Urgency
 
 from ._load import Load
 from ._options import Priority
+from ._reports import Reports
 from ._retained import Retained
 from ._sightings import Sightings
 
@@ -31,12 +32,11 @@ class Flight(Load[Any]):
 
     def __init__(
         self,
-        uri: str,
         work: Callable[[Any], Awaitable[Any]],
-        observer: Observer | None,
+        reports: Reports,
         urgency_changed: Callable[[], None],
     ) -> None:
-        super().__init__(uri, work, observer)
+        super().__init__(work, reports)
         self.sightings = Sightings()
         self._passengers: list[Load[Any]] = []
         self._urgency_changed = urgency_changed
@@ -59,6 +59,7 @@ class Flight(Load[Any]):
         """
         self._passengers.append(passenger)
         passenger.watch(self._urgency_changed)
+        passenger.reports.load_id = self.reports.load_id
         for event in self._events:
             _report(passenger, event)
         self._urgency_changed()
@@ -108,7 +109,7 @@ class Flights:
 
     def board(
         self,
-        uri: str,
+        reports: Reports,
         key: Hashable,
         take_off: Callable[[], Flight],
         look: Callable[[], Source],
@@ -120,7 +121,7 @@ class Flights:
         that has opened so far is what stands there still.
 
         Args:
-            uri: for messages.
+            reports: of the load by itself; its events are those of the flight.
             key: equal for what may be shared.
             take_off: makes the flight, if there is none to join.
             look: opens the URI's source once more, to compare.
@@ -136,7 +137,7 @@ class Flights:
                 if self._flying.get(key) is flight:
                     del self._flying[key]
 
-        load: Load[Any] = Load(uri, follow, None, priority=priority, joins=True)
+        load: Load[Any] = Load(follow, reports, priority=priority, joins=True)
         self._start(load)
         return load
 

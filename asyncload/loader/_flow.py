@@ -87,7 +87,8 @@ class Flow:
         uri: where the model or the weights are.
         resources: the Loader's.
         storage: ``storage_options``.
-        load: whose work it is, which gets its events; ``None`` if nobody asks for them.
+        load: whose work it is, which gets its events.
+        emit: gets them if there is no such load.
         sightings: where it notes which files it opened.
     """
 
@@ -98,11 +99,12 @@ class Flow:
         storage: Mapping[str, Any],
         load: Load[Any] | None = None,
         *,
+        emit: Callable[[Event], None] = _report_nothing,
         sightings: Sightings | None = None,
     ) -> None:
         self._resources = resources
         self._load = load
-        self._emit = _report_nothing if load is None else load.emit
+        self._emit = emit if load is None else load.emit
         self._storage = storage
         self._given = uri
         self._sightings = sightings
@@ -116,6 +118,7 @@ class Flow:
         self._holds: list[int] = []  # bytes of the budget
         urgency = functools.partial(_inherited, self._urgency, self._holds, resources.budget)
         self._manners = Manners(urgency, functools.partial(resources.pace.step, urgency))
+        self._announced = False
         self._kept = 0  # bytes of what stays when the load is over
         self._recall = Recall(resources.index_cache, resources.spare_time)
         self._early: EarlyReads | None = None
@@ -179,6 +182,7 @@ class Flow:
         """Have a worker run the caller's own function on the whole file."""
         async with self._opened():
             reader = await self._source.open()
+            self._emit(Indexed(uri=self.uri, format="part", tensors=0, nbytes=reader.size))
             await self._reserve(reader.size)
             with self._stage("read"):
                 return await decode_whole(
@@ -308,6 +312,7 @@ class Flow:
 
     def _announce(self, manifest: Manifest, nbytes: int, tensors: int) -> None:
         """Report the index, once it is known how much of what it lists will be read."""
+        self._announced = True
         self._emit(
             Indexed(
                 uri=self.uri,
@@ -374,6 +379,8 @@ class Flow:
         if self._early is not None:
             await self._early.aclose()
         self._kept = manifest.nbytes
+        if not self._announced:
+            self._announce(manifest, manifest.nbytes, len(manifest.tensors))
         await self._reserve(manifest.nbytes)
         with self._stage("build"):
             return await construction.load_stock()

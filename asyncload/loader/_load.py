@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -11,16 +10,16 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from asyncload.errors import LoaderClosed
-from asyncload.events import Event, Finished, Observer, Progress, Started, advance
+from asyncload.events import Event, Finished, Progress
 from asyncload.interfaces import Urgency
 
 from ._options import Priority
+from ._reports import Reports
 from ._retained import Retained
 
 __all__ = ["Load"]
 
 Result = TypeVar("Result")
-_logger = logging.getLogger("asyncload")
 
 
 def _nothing() -> None:
@@ -40,24 +39,22 @@ class Load(Generic[Result]):
     Attributes:
         uri: what is being loaded, without credentials.
         priority: what it was asked for with: ``"demand"`` or ``"background"``.
-        progress: how far it is, as a `Progress`.
+        reports: where its events go.
     """
 
     def __init__(
         self,
-        uri: str,
         work: Callable[[Load[Result]], Awaitable[Result]],
-        observer: Observer | None,
+        reports: Reports,
         *,
         priority: Priority = "demand",
         joins: bool = False,
     ) -> None:
-        self.uri = uri
+        self.uri = reports.uri
         self.priority = priority
-        self.progress = Progress()
+        self.reports = reports
         self._retained: list[Retained] = []
         self._work = work
-        self._observer = observer
         self._joins = joins  # work that reports its beginning and end itself
         self._future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scope = anyio.CancelScope()
@@ -68,6 +65,11 @@ class Load(Generic[Result]):
         self._ended: Finished | None = None
         self._over = asyncio.Event()
         self._urgency_changed: Callable[[], None] = _nothing
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self.reports.progress
 
     def __await__(self) -> Generator[Any, None, Result]:
         return self._wait().__await__()
@@ -179,21 +181,16 @@ class Load(Generic[Result]):
             await self._news.wait()
 
     def emit(self, event: Event) -> None:
-        """Report an event: to progress, to `events`, to the Loader's observer."""
-        self.progress = advance(self.progress, event)
+        """Report an event: to progress, to `events`, to observers."""
         self._events.append(event)
         self._news.set()
         self._news = asyncio.Event()
-        if self._observer is not None:
-            try:
-                self._observer(event)
-            except Exception:
-                _logger.exception("an observer failed on %s; the load goes on", event)
+        self.reports.emit(event)
 
     async def run(self) -> None:
         """Do the work; the Loader calls it, in its own task group."""
         if not self._joins:
-            self.emit(Started(uri=self.uri))
+            self.emit(self.reports.started())
         try:
             with self._scope:
                 self._settle(await self._work(self))
@@ -208,7 +205,7 @@ class Load(Generic[Result]):
     def _finish(self) -> None:
         error = self._error()
         if self._ended is None or self._ended.error != error:
-            self._ended = Finished(uri=self.uri, error=error)
+            self._ended = self.reports.finished(error)
         self.emit(self._ended)
         self._over.set()
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from asyncload.closing import Closing
 from asyncload.cpu_time import count_as_ours
-from asyncload.events import Observer
+from asyncload.events import Kind, Observer
 from asyncload.interfaces import MAX_TENSORS, Bounds
 from asyncload.manifest import Manifest
 from asyncload.materialize.quiet import responsive
@@ -41,6 +41,7 @@ from ._options import (
 from ._pace import MAX_STALL_MS, Pace
 from ._parts import PartResult, map_parts, physical_memory
 from ._recall import Work
+from ._reports import guarded
 from ._resources import Resources
 from ._sharing import key_of_load, key_of_weights
 from ._storage import merge_options, object_cache
@@ -107,7 +108,8 @@ class Loader(Files, Closing):
             itself is, and smaller still while the loop is held up for longer (`Progress.pace`):
             they may take many times as long. ``None`` for neither.
         max_tensors: that a file may have, or members if it is an archive; ``None`` for any number.
-        observer: called with every `Event` of every load, on the loop's thread.
+        observer: called with every `Event` of every load, on the loop's thread. If it raises, that
+            is logged once, and spoils nothing.
     """
 
     def __init__(
@@ -217,9 +219,11 @@ class Loader(Files, Closing):
         return start(
             request.uri,
             work=lambda flow: flow.load(request),
+            kind="load",
             storage=storage,
             on_change=request.on_change,
             priority=request.priority,
+            observer=request.observer,
         )
 
     @takes(LoadRequest)
@@ -261,6 +265,7 @@ class Loader(Files, Closing):
             storage_options: those of the Loader, changed for this load.
             on_change: what to do if a file is replaced while it is read: ``"error"``, or
                 ``"restart"`` to load the new version from its start, three times at most.
+            observer: called with every `Event` of this load, as the Loader's is.
 
         Returns:
             A ``keras.Model`` for a ``.keras`` or a legacy ``.h5`` file, equal to what
@@ -290,6 +295,7 @@ class Loader(Files, Closing):
         verify: bool = True,
         storage_options: Mapping[str, Any] | None = None,
         on_change: OnChange = "error",
+        observer: Observer | None = None,
     ) -> Weights:
         """Load the tensors of a file of any format, without building a model or TensorFlow.
 
@@ -300,6 +306,7 @@ class Loader(Files, Closing):
                 is `Corrupt`.
             storage_options: as `load` takes them.
             on_change: as `load` takes it.
+            observer: as `load` takes it.
 
         Returns:
             Name -> read-only array, names as the file has them (``layers/dense/vars/0``). All who
@@ -311,10 +318,12 @@ class Loader(Files, Closing):
         return await self._launcher.share(
             uri,
             lambda flow: flow.weights(verify=verify),
+            kind="weights",
             key=key_of_weights(uri, verify, on_change, storage),
             storage=storage,
             on_change=on_change,
             priority=priority,
+            observer=observer,
         )
 
     @takes(IntoRequest)
@@ -339,7 +348,7 @@ class Loader(Files, Closing):
             partial: from a checkpoint, restore what both have, as ``expect_partial`` of
                 TensorFlow's ``restore`` does; by default each has to have all of the other.
             verify: compare the checksums that a checkpoint has of its tensors.
-            storage_options, on_change: as `load` takes them.
+            storage_options, on_change, observer: as `load` takes them.
 
         Raises:
             SourceError: the bytes could not be had.
@@ -352,23 +361,38 @@ class Loader(Files, Closing):
         load = self._start(
             request.uri,
             lambda flow: flow.into(request.target, request),
+            kind="load",
             storage_options=request.storage_options,
             on_change=request.on_change,
+            observer=request.observer,
         )
         await load.settled()
 
     async def inspect(
-        self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
+        self,
+        uri: URI,
+        *,
+        kind: Literal["inspect", "watch"] = "inspect",
+        storage_options: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
     ) -> Manifest:
         """Read the index of a file, and none of its tensors.
 
         Args:
             uri: as `load` takes it.
+            kind: of its events: ``"watch"`` if this is to see whether a version is whole.
             storage_options: as `load` takes them.
+            observer: as `load` takes it.
 
         Raises: as `load` does, but for `MismatchError` and `MemoryLimitExceeded`.
         """
-        return await self._start(uri, lambda flow: flow.inspect(), storage_options=storage_options)
+        return await self._start(
+            uri,
+            lambda flow: flow.inspect(),
+            kind=kind,
+            storage_options=storage_options,
+            observer=observer,
+        )
 
     async def names(
         self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
@@ -387,10 +411,16 @@ class Loader(Files, Closing):
             SourceError: the folder is not there, or cannot be listed.
             LoaderClosed: the Loader is, or was, closed.
         """
-        return await self._start(uri, lambda flow: flow.names(), storage_options=storage_options)
+        return await self._start(
+            uri, lambda flow: flow.names(), kind="list", storage_options=storage_options
+        )
 
     async def stream(
-        self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
+        self,
+        uri: URI,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
     ) -> AsyncGenerator[tuple[str, Array], None]:
         """Yield (name, read-only array) as tensors complete, in no set order.
 
@@ -400,12 +430,17 @@ class Loader(Files, Closing):
         Args:
             uri: as `load` takes it.
             storage_options: as `load` takes them.
+            observer: as `load` takes it.
 
         Raises: as `load_weights` does.
         """
         storage = self._storage(storage_options)
-        async for item in Flow(uri, self._resources, storage).stream():
-            yield item
+        reports = self._launcher.reports(uri, "weights", observer)
+        flow = Flow(uri, self._resources, storage, emit=reports.emit)
+        with reports.reported():
+            async with aclosing(flow.stream()) as tensors:
+                async for item in tensors:
+                    yield item
 
     @takes(ManyRequest)
     async def load_many(self, request: ManyRequest) -> list[Any]:
@@ -442,6 +477,7 @@ class Loader(Files, Closing):
         uris: Iterable[URI],
         *,
         storage_options: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
     ) -> AsyncGenerator[PartResult, None]:
         """Run a function of the caller's on the bytes of each file, in worker processes.
 
@@ -450,13 +486,18 @@ class Loader(Files, Closing):
                 call; returns name -> array. Closures and functions of ``__main__`` work too.
             uris: the parts.
             storage_options: as `load` takes them.
+            observer: as `load` takes it.
 
         Yields:
             A `PartResult` for each part as it completes; one broken part spoils no other.
         """
         window = self._resources.workers.processes + _PARTS_AHEAD
         start = functools.partial(
-            self._start, work=lambda flow: flow.part(decode), storage_options=storage_options
+            self._start,
+            work=lambda flow: flow.part(decode),
+            kind="weights",
+            storage_options=storage_options,
+            observer=guarded(observer),
         )
         async with aclosing(map_parts(uris, start, window)) as results:
             async for result in results:
@@ -467,11 +508,15 @@ class Loader(Files, Closing):
         uri: URI,
         work: Callable[[Flow], Awaitable[Result]],
         *,
+        kind: Kind,
         storage_options: Mapping[str, Any] | None = None,
         on_change: OnChange = "error",
+        observer: Observer | None = None,
     ) -> Load[Result]:
         storage = self._storage(storage_options)
-        return self._launcher.start(uri, work, storage=storage, on_change=on_change)
+        return self._launcher.start(
+            uri, work, kind=kind, storage=storage, on_change=on_change, observer=observer
+        )
 
     def _storage(self, own: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Open this Loader, and return its ``storage_options`` with those of a call."""

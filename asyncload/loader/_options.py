@@ -14,6 +14,9 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol, get_args
 
 from asyncload.errors import NotApplicable
+from asyncload.events import Observer
+
+from ._reports import guarded
 
 __all__ = [
     "URI",
@@ -131,6 +134,7 @@ class LoadRequest(LoadOptions):
     # What `Loader.load` takes.
     uri: URI = field(kw_only=False)
     priority: Priority = "demand"
+    observer: Observer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +150,21 @@ class ManyRequest(ModelOptions):
     return_exceptions: bool = False
     priority: Priority = "demand"
     shared: bool = True
+    observer: Observer | None = None
 
     def each(self) -> list[LoadRequest]:
         """Return the request for each URI."""
-        own = {"priority": self.priority, "shared": self.shared, **self.keywords()}
-        return [LoadRequest(uri, **own) for uri in self.uris]
+        observer = guarded(self.observer)  # once for all, so that it is logged once if it fails
+        return [
+            LoadRequest(
+                uri,
+                priority=self.priority,
+                shared=self.shared,
+                observer=observer,
+                **self.keywords(),
+            )
+            for uri in self.uris
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +189,7 @@ class IntoRequest(IntoOptions):
     # What `Loader.load_into` takes.
     target: Any = field(kw_only=False, repr=False)
     uri: URI = field(kw_only=False)
+    observer: Observer | None = None
 
 
 def not_applicable(function: str, option: str, what: str, form: str, *, uri: str) -> NotApplicable:

@@ -64,15 +64,23 @@ class ProgressReporter:
     def __init__(self, *, console: Console | None = None, transient: bool = False) -> None:
         self._console = console if console is not None else Console(stderr=True)
         self._transient = transient
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[tuple[str, int], _Row] = {}
         self._live: Live | None = None
 
     def __call__(self, event: Event) -> None:
         """Note an event."""
-        row = self._rows.get(event.uri)
+        key = event.uri, event.load_id
+        row = self._rows.get(key)
         if row is None or row.ended is not None:
+            self._forget(event.uri)
             row = _Row(began=event.time)
-        self._rows[event.uri] = _after(row, event)
+        self._rows[key] = _after(row, event)
+
+    def _forget(self, uri: str) -> None:
+        """Drop the bars of loads of a URI that have ended, as another one begins."""
+        ended = [key for key, row in self._rows.items() if key[0] == uri and row.ended is not None]
+        for key in ended:
+            del self._rows[key]
 
     def __enter__(self) -> Self:
         self._live = Live(
@@ -105,7 +113,7 @@ class ProgressReporter:
             table.add_column(no_wrap=True)
         now = time.perf_counter()
         # A copy: the loop's thread adds rows while Rich's thread draws them.
-        for uri, row in list(self._rows.items()):
+        for (uri, _), row in list(self._rows.items()):
             table.add_row(
                 _short(uri), _bar(row), _bytes(row), _rate(row), _stage(row), _elapsed(row, now)
             )

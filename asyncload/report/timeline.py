@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +16,7 @@ from asyncload.events import Event, Finished, StageEnded, StageStarted
 __all__ = ["Span", "Timeline"]
 
 _WIDTH = 40  # columns of the drawing
+_TEXT_WIDTH = 80  # columns, with what stands beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class Span:
 
     Attributes:
         uri: the load concerned.
+        load_id: its number.
         stage: as `StageStarted` names it.
         begin: `time.perf_counter` seconds.
         end: exclusive, the same clock.
@@ -33,6 +37,7 @@ class Span:
     begin: float
     end: float
     error: str | None = None
+    load_id: int = 0
 
     @property
     def seconds(self) -> float:
@@ -43,31 +48,32 @@ class Span:
 class Timeline:
     """An `Observer` that keeps when stages began and ended.
 
-    One may watch several loads; `spans` tells them apart by their URI. Printed with Rich, it
-    draws a line for each stage.
+    One may watch several loads; `spans` tells them apart by their URI and their number. Printed,
+    with Rich or without, it draws a line for each stage.
     """
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, str], float] = {}
+        self._open: dict[tuple[str, int, str], float] = {}
         self._spans: list[Span] = []
 
     def __call__(self, event: Event) -> None:
         """Note an event."""
         match event:
-            case StageStarted(uri=uri, stage=stage):
-                self._open[uri, stage] = event.time
-            case StageEnded(uri=uri, stage=stage):
-                self._close(uri, stage, event.time, event.error)
-            case Finished(uri=uri):
-                for left, stage in [key for key in self._open if key[0] == uri]:
-                    self._close(left, stage, event.time, event.error)
+            case StageStarted(stage=stage):
+                self._open[event.uri, event.load_id, stage] = event.time
+            case StageEnded(stage=stage):
+                self._close(event, stage, event.error)
+            case Finished():
+                own = (event.uri, event.load_id)
+                for stage in [key[2] for key in self._open if key[:2] == own]:
+                    self._close(event, stage, event.error)
             case _:
                 pass
 
-    def _close(self, uri: str, stage: str, end: float, error: str | None) -> None:
-        begin = self._open.pop((uri, stage), None)
+    def _close(self, event: Event, stage: str, error: str | None) -> None:
+        begin = self._open.pop((event.uri, event.load_id, stage), None)
         if begin is not None:
-            self._spans.append(Span(uri, stage, begin, end, error))
+            self._spans.append(Span(event.uri, stage, begin, event.time, error, event.load_id))
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -103,6 +109,13 @@ class Timeline:
             for span in self.spans
         ]
         return {"spans": spans, "busy": self.busy, "elapsed": self.elapsed, "hidden": self.hidden}
+
+    def __str__(self) -> str:
+        """Return the drawing as text."""
+        console = Console(file=io.StringIO(), width=_TEXT_WIDTH)
+        with console.capture() as drawn:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in drawn.get().splitlines())
 
     def __rich__(self) -> Table:
         """Return a drawing: a line for each stage, its place on a common scale."""

@@ -84,7 +84,7 @@ class Bringer:
             Exception: as `Loader.load` does.
         """
         entry.state = "loading"
-        entry.generation = generation = await self._load(entry.target, priority)
+        entry.generation = generation = await self._load(entry, priority)
         if check and self._check is not None:
             try:
                 await self._check(generation.model)
@@ -96,9 +96,10 @@ class Bringer:
                 ) from error
         return generation
 
-    async def _load(self, target: Target, priority: Priority) -> Generation:
-        spare = self._spare.take()
+    async def _load(self, entry: Entry, priority: Priority) -> Generation:
+        spare, target = self._spare.take(), entry.target
         load = begin(self._loader, target, self._options, priority, reuse=spare)
+        entry.load_id = load.reports.load_id
         retained = load.retain()
         try:
             model = await load.settled()  # nothing may change the spare any more
@@ -106,7 +107,8 @@ class Bringer:
             retained.release()
             self._spare.give_back(spare)
             raise
-        return Generation(model, target, load.progress.bytes_total or 0, retained)
+        nbytes = load.progress.bytes_total or 0
+        return Generation(model, target, nbytes, retained, load_id=entry.load_id)
 
     async def discard(self, generation: Generation) -> None:
         """Drop a model that nobody holds."""
@@ -132,5 +134,10 @@ class Bringer:
             self._ledger.end(entry)
         target = generation.target
         self._ledger.emit(
-            Retired(uri=target.shown, version=target.version, nbytes=generation.nbytes)
+            Retired(
+                uri=target.shown,
+                load_id=generation.load_id,
+                version=target.version,
+                nbytes=generation.nbytes,
+            )
         )

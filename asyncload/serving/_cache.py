@@ -333,8 +333,6 @@ class ModelCache(Closing):
                 if found is None or found == cached.nbytes or self._take(cached, found):
                     await self._empty()
                     model = await load
-                    if found is None:  # Keras or TensorFlow loaded it, and said nothing of its size
-                        await self._make_room(cached, await self._nbytes(cached.target))
                     break
             except BaseException:
                 load.cancel()
@@ -343,11 +341,14 @@ class ModelCache(Closing):
             load.cancel()
             retained.release()
             known = found
-        return Generation(model, cached.target, cached.nbytes, retained, on_unheld=self._tell)
-
-    async def _nbytes(self, target: Target) -> int:
-        storage = self._options.storage_options
-        return (await self._loader.inspect(target.uri, storage_options=storage)).nbytes
+        return Generation(
+            model,
+            cached.target,
+            cached.nbytes,
+            retained,
+            load_id=load.reports.load_id,
+            on_unheld=self._tell,
+        )
 
     # --- room ------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class Generation:
         target: what it was loaded from.
         nbytes: of the tensors that were read for it.
         retained: counts them in the Loader's budget.
+        load_id: of the load that brought it.
         on_unheld: called whenever its last lease has ended.
 
     Attributes:
@@ -52,7 +53,8 @@ class Generation:
     """
 
     __slots__ = (
-        "_on_unheld", "_unheld", "gone", "leases", "model", "nbytes", "retained", "target",
+        "_on_unheld", "_unheld", "gone", "leases", "load_id", "model", "nbytes", "retained",
+        "target",
     )  # fmt: skip
 
     def __init__(
@@ -62,9 +64,11 @@ class Generation:
         nbytes: int,
         retained: Retained,
         *,
+        load_id: int = 0,
         on_unheld: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
+        self.load_id = load_id
         self.target = target
         self.nbytes = nbytes
         self.retained = retained

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
 from asyncload.events import Event, Observer
+from asyncload.loader._reports import guarded, log
 
 from ._lease import Generation, Target
 
@@ -17,7 +17,6 @@ __all__ = ["Entry", "Ledger", "SlotStatus", "State", "Swapped", "VersionStatus"]
 State = Literal["start", "loading", "available", "unloading", "end"]
 
 _ENDED = 16  # that are remembered
-_logger = logging.getLogger("asyncload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,7 @@ class Entry:
     target: Target
     state: State = "start"
     generation: Generation | None = None
+    load_id: int = 0
     error: str | None = None
 
     def status(self, serving: Generation | None) -> VersionStatus:
@@ -114,11 +114,11 @@ class Ledger:
     """The models of one slot, in the order in which they were asked for.
 
     Args:
-        observer: sees the slot's events.
+        observer: is told of the slot's events, as the log is.
     """
 
     def __init__(self, observer: Observer | None) -> None:
-        self._observer = observer
+        self._observer = guarded(observer)
         self._living: dict[Entry, None] = {}  # in the order in which they came
         self._ended: deque[Entry] = deque(maxlen=_ENDED)
         self.error: str | None = None
@@ -149,11 +149,9 @@ class Ledger:
 
     def emit(self, event: Event) -> None:
         """Report an event."""
+        log(event)
         if self._observer is not None:
-            try:
-                self._observer(event)
-            except Exception:
-                _logger.exception("an observer failed on %s; the slot goes on", event)
+            self._observer(event)
 
     @property
     def living(self) -> list[Entry]:

@@ -266,7 +266,14 @@ class Swaps:
             self._leave(before)
         self._note_version(generation.target.version)
         target, shown = generation.target, None if previous is None else previous.shown
-        self._ledger.emit(Switched(uri=target.shown, version=target.version, previous=shown))
+        self._ledger.emit(
+            Switched(
+                uri=target.shown,
+                load_id=generation.load_id,
+                version=target.version,
+                previous=shown,
+            )
+        )
         swapped = Swapped(target.shown, target.version, shown, attempt.superseded)
         return _Outcome(swapped, None if self._is_kept(before) else before)
 
@@ -291,7 +298,11 @@ class Swaps:
             await self._bringer.discard(generation)
         if isinstance(error, Exception):
             target, text = entry.target, describe(error)
-            self._ledger.emit(SwapFailed(uri=target.shown, version=target.version, error=text))
+            self._ledger.emit(
+                SwapFailed(
+                    uri=target.shown, load_id=entry.load_id, version=target.version, error=text
+                )
+            )
 
     async def _restore(self, error: BaseException) -> None:
         """Load again what was dropped to make room; if that fails too, the slot is empty."""

@@ -168,7 +168,9 @@ class Base:
             SourceError, FormatError: it is not whole, or not yet, or damaged.
         """
         target = await self.find(folder)
-        manifest = await self._loader.inspect(target.uri, storage_options=self._storage)
+        manifest = await self._loader.inspect(
+            target.uri, kind="watch", storage_options=self._storage
+        )
         return Look(target, manifest.files)
 
     async def _list(self, uri: str) -> list[str] | None:

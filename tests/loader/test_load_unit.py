@@ -11,10 +11,11 @@ import pytest
 from asyncload.errors import Corrupt, LoaderClosed
 from asyncload.events import Event, Finished, Indexed, StageStarted, Started, TensorReady
 from asyncload.loader._load import Load
+from asyncload.loader._reports import Reports
 
 
 async def started(work: Callable[[Load[Any]], Any], **options: Any) -> Load[Any]:
-    load = Load("u", work, options.get("observer"))
+    load = Load(work, Reports("u", "load", [options.get("observer")]))
     load.task = asyncio.create_task(load.run())  # type: ignore[attr-defined]
     await asyncio.sleep(0)
     return load
@@ -83,7 +84,7 @@ async def test_cancelled_before_it_ran_does_no_work() -> None:
         await asyncio.sleep(60)
         return 7
 
-    load = Load("u", work, None)
+    load = Load(work, Reports("u", "load"))
     load.cancel()
     await load.run()
     with pytest.raises(asyncio.CancelledError):
@@ -143,7 +144,7 @@ async def test_refused_when_its_loader_closed_first() -> None:
     async def work(load: Load[int]) -> int:
         return 7
 
-    load = Load("u", work, None)
+    load = Load(work, Reports("u", "load"))
     load.refuse()
     with pytest.raises(LoaderClosed):
         await load
