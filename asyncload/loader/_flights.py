@@ -39,6 +39,7 @@ class Flight(Load[Any]):
         super().__init__(work, reports)
         self.sightings = Sightings()
         self._passengers: list[Load[Any]] = []
+        self._told: list[Load[Any]] = []  # those that stay
         self._urgency_changed = urgency_changed
 
     @property
@@ -53,34 +54,41 @@ class Flight(Load[Any]):
 
     @asynccontextmanager
     async def carrying(self, passenger: Load[Any]) -> AsyncIterator[None]:
-        """Have a passenger on board until the block ends; it sees all events from the first on.
+        """Have a passenger on board until the block ends.
 
         If the last one leaves, the block ends when the work has.
         """
         self._passengers.append(passenger)
         passenger.watch(self._urgency_changed)
-        passenger.reports.load_id = self.reports.load_id
-        for event in self._events:
-            _report(passenger, event)
         self._urgency_changed()
         try:
             yield
         finally:
             passenger.watch(None)
             self._passengers.remove(passenger)
+            if passenger in self._told:
+                self._told.remove(passenger)
             self._urgency_changed()
             if not self._passengers and not self.done():
                 self.cancel()
                 await self.over()
 
-    async def land(self) -> Any:
-        """Wait for the result, without a say in whether the work goes on."""
+    async def land(self, passenger: Load[Any]) -> Any:
+        """Wait for the result, without a say in whether the work goes on.
+
+        Args:
+            passenger: on board; it sees all events from the first on.
+        """
+        passenger.reports.load_id = self.reports.load_id
+        for event in self._events:
+            _report(passenger, event)
+        self._told.append(passenger)
         return await asyncio.shield(self._future)
 
     def emit(self, event: Event) -> None:
         """Report an event, to the passengers too."""
         super().emit(event)
-        for passenger in self._passengers:
+        for passenger in self._told:
             _report(passenger, event)
 
     def _fail(self, failure: Exception) -> None:
@@ -133,7 +141,7 @@ class Flights:
                 flight, joins = self._find(key, take_off)
                 async with flight.carrying(load):
                     if not joins or await _is_current(flight, look):
-                        return await flight.land()
+                        return await flight.land(load)
                 if self._flying.get(key) is flight:
                     del self._flying[key]
 
