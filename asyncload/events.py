@@ -62,15 +62,15 @@ class Event:
     load_id: int = 0
     kind: Kind = "load"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", shown(self.uri))
+
 
 def stamp(event: Event, load_id: int, kind: Kind) -> None:
     """Say of an event that nobody has seen yet which load it is about."""
     if not event.load_id:
         object.__setattr__(event, "load_id", load_id)
         object.__setattr__(event, "kind", kind)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "uri", shown(self.uri))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
