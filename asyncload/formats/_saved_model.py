@@ -7,7 +7,7 @@ to warm it up with, if any (tensorflow/cc/saved_model/README.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from asyncload.errors import Corrupt, NotFound, TooLarge
 from asyncload.interfaces import Indexing, Reader
@@ -25,8 +25,12 @@ _VARIABLES = "variables"
 _LIMIT = 2 << 30  # bytes; protocol buffers' own
 _OPENED = 8  # assets at a time
 
-# Fields: SavedModel.meta_graphs, MetaGraphDef.asset_file_def, AssetFileDef.filename.
-_META_GRAPHS, _ASSET_FILE_DEF, _FILENAME = 2, 6, 2
+# Fields: SavedModel.meta_graphs; MetaGraphDef.collection_def, .asset_file_def;
+# AssetFileDef.filename. TensorFlow 1 has a collection of AssetFileDef instead: an entry of the map
+# has its name and its CollectionDef, which has any_list; AnyList.value; Any.value.
+_META_GRAPHS, _COLLECTION_DEF, _ASSET_FILE_DEF, _FILENAME = 2, 4, 6, 2
+_KEY, _VALUE, _ANY_LIST, _ANY, _CONTENT = 1, 2, 5, 1, 2
+_ASSETS = b"saved_model_assets"
 
 
 class SavedModel:
@@ -92,11 +96,22 @@ def _asset_names(program: bytes) -> Iterator[str]:
     for number, wire, graph in fields(program):
         if number != _META_GRAPHS or wire != BYTES:
             continue
-        for inner, _, asset in fields(as_view(graph)):
+        for inner, _, part in fields(as_view(graph)):
+            assets: Iterable[memoryview] = ()
             if inner == _ASSET_FILE_DEF:
-                yield from (
-                    as_text(name) for part, _, name in fields(as_view(asset)) if part == _FILENAME
-                )
+                assets = (as_view(part),)
+            elif inner == _COLLECTION_DEF and _ASSETS in [*_below(as_view(part), _KEY)]:
+                assets = _below(as_view(part), _VALUE, _ANY_LIST, _ANY, _CONTENT)
+            for asset in assets:
+                yield from (as_text(name) for name in _below(asset, _FILENAME))
+
+
+def _below(message: memoryview, *numbers: int) -> Iterator[memoryview]:
+    """Yield the fields of the last number, within those of the numbers before."""
+    first, *rest = numbers
+    for number, wire, value in fields(message):
+        if number == first and wire == BYTES:
+            yield from _below(as_view(value), *rest) if rest else (as_view(value),)
 
 
 async def _index_variables(indexing: Indexing) -> Bundle:

@@ -9,7 +9,8 @@
 - ``keras_into``  puts new values into a Keras model that lives
 - ``signatures``  serves signatures of a SavedModel: ``_saved_model`` takes its protocol buffer
   apart, ``_serving_plan`` decides what is needed of it, ``_serving_functions`` registers the
-  functions, ``_bound`` makes what they are bound to
+  functions, ``_bound`` makes what they are bound to. What TensorFlow 1 wrote is a ``_graph_model``:
+  ``_graph`` has its nodes, ``_graph_functions`` cuts functions out of it, ``_graph_plan`` decides
 - ``served``      what users get of that (imports no TensorFlow)
 - ``whole``       loads a SavedModel as ``tf.saved_model.load`` does
 - ``trackables``  puts a checkpoint's values into any object that ``tf.train.Checkpoint`` takes

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,9 @@ class Bound:
             for number, variable in with_rests(plan.variables.items())
         }
         self._tensors.update(constants)
+        # Unlike variables, tables and other resources do not go with their handles.
+        self._made: list[Any] = []
+        weakref.finalize(self, _destroy, self._made).atexit = False
 
     def captures(self, function: str) -> list[Any]:
         """Return the tensors that a function takes after its inputs."""
@@ -119,6 +123,7 @@ class Bound:
             resource = self.plan.resources[number]
             with tf.device(resource.device):
                 (self._tensors[number],) = self._call(resource.create)
+            self._made.append(self._tensors[number])
         for number, names in keys.tables.items():
             restore = self.plan.resources[number].restore
             if restore is not None:
@@ -127,6 +132,8 @@ class Bound:
             initialise = self.plan.resources[number].initialise
             if initialise is not None:
                 self._call(initialise)
+        if self.plan.startup is not None:
+            self._call(self.plan.startup)
 
     def _call(self, function: str, inputs: list[Any] | None = None) -> list[Any]:
         return self.library.call(function, [*(inputs or ()), *self.captures(function)])
@@ -180,6 +187,13 @@ class Bound:
                 content = assets[f"assets/{name}"]
                 path = write_asset(Path(folder), f"assets/{name}", content, uri=self._uri)
             yield number, os.fspath(path)
+
+
+def _destroy(handles: list[Any]) -> None:
+    with tf.init_scope():  # whoever drops the last signature may be tracing a function
+        for handle in handles:
+            with suppress(tf.errors.OpError):
+                tf.raw_ops.DestroyResourceOp(resource=handle, ignore_lookup_error=True)
 
 
 def _fits(variable: Any, array: Array) -> bool:

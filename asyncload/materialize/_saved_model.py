@@ -13,7 +13,7 @@ saved_object_graph.proto, and tensorflow/core/framework/graph.proto, function.pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -24,21 +24,36 @@ from tensorflow.core.protobuf import saved_object_graph_pb2
 from asyncload.errors import Corrupt, FormatError
 from asyncload.formats.protobuf import BYTES, Wire, as_text, as_view, fields
 
-from . import CannotBuildFast
 from ._messages import declare, parse
 
-__all__ = ["SavedModelParts", "choose"]
+__all__ = [
+    "SavedModelParts",
+    "SharedName",
+    "choose",
+    "function_name",
+    "has_objects",
+    "meta_graph",
+    "shared_names",
+]
 
-# Fields: SavedModel.meta_graphs; MetaGraphDef.graph_def, .asset_file_def, .object_graph_def;
+# Fields: SavedModel.meta_graphs; MetaGraphDef.meta_info_def, .graph_def, .saver_def,
+# .collection_def, .signature_def, .asset_file_def, .object_graph_def; MetaInfoDef.tags;
 # AssetFileDef.filename; GraphDef.node, .library; FunctionDefLibrary.function;
-# FunctionDef.signature; OpDef.name; SavedObjectGraph.nodes.
+# FunctionDef.signature; OpDef.name; SavedObjectGraph.nodes; SavedObject.resource.
 _META_GRAPHS = 2
-_GRAPH, _ASSETS, _OBJECTS = 2, 6, 7
+_INFO, _GRAPH, _ASSETS, _OBJECTS = 1, 2, 6, 7
+_META_GRAPH = range(1, 8)
+_TAGS = 4
+_RESOURCE = 10
 _FILENAME = 2
 _NODES, _LIBRARY = 1, 2
 _FUNCTIONS = 1
 _SIGNATURE = 1
 _NAME = 1
+_NODE = 3  # of FunctionDef
+
+_SERVE = "serve"  # what TensorFlow Serving looks for
+SharedName = tuple[str, str]  # container, name
 
 _MESSAGES = declare(
     "asyncload.saved_model",
@@ -58,29 +73,72 @@ def _parts(message: Wire, *numbers: int) -> dict[int, list[memoryview]]:
     return found
 
 
-class SavedModelParts:
-    """The parts of a SavedModel that TensorFlow 2 wrote.
+@contextmanager
+def _named(uri: str) -> Iterator[None]:
+    """Say in errors which file they are about."""
+    try:
+        yield
+    except Corrupt as error:
+        error.uri = error.uri or uri
+        raise
+
+
+def meta_graph(
+    content: Wire, tags: Collection[str] | None = None, *, uri: str
+) -> dict[int, list[memoryview]]:
+    """Return the fields of the ``MetaGraphDef`` that has exactly these tags, by their numbers.
 
     Args:
         content: of ``saved_model.pb``.
+        tags: the ones; ``None`` for the only graph, or among several for ``serve`` alone.
         uri: for messages.
 
     Raises:
         Corrupt: it is damaged.
-        CannotBuildFast: TensorFlow 1 wrote it.
+        FormatError: it has no such graph; lists those that it has.
+    """
+    with _named(uri):
+        graphs = [
+            _parts(graph, *_META_GRAPH) for graph in _parts(content, _META_GRAPHS)[_META_GRAPHS]
+        ]
+        if not graphs:
+            raise Corrupt("holds no graph; copy or export the model again")
+        found = [
+            {as_text(tag) for info in graph[_INFO] for tag in _parts(info, _TAGS)[_TAGS]}
+            for graph in graphs
+        ]
+    if tags is None and len(graphs) == 1:
+        return graphs[0]
+    wanted = {_SERVE} if tags is None else set(tags)
+    if wanted not in found:
+        listed = ", ".join(sorted(str(sorted(each)) for each in found))
+        raise FormatError(
+            f"has no graph with exactly the tags {sorted(wanted)}; there are graphs with {listed}. "
+            "Choose one with tags=.",
+            uri=uri,
+        )
+    return graphs[found.index(wanted)]
+
+
+def has_objects(graph: Mapping[int, list[memoryview]]) -> bool:
+    """Whether a ``MetaGraphDef`` has an object graph, as TensorFlow 2 writes it."""
+    return bool(graph[_OBJECTS])
+
+
+class SavedModelParts:
+    """The parts of a SavedModel that TensorFlow 2 wrote.
+
+    Args:
+        graph: the fields of its ``MetaGraphDef``.
+        uri: for messages.
+
+    Raises:
+        Corrupt: it is damaged.
     """
 
-    def __init__(self, content: bytes, uri: str) -> None:
+    def __init__(self, graph: Mapping[int, list[memoryview]], uri: str) -> None:
         self.uri = uri
-        with self._named():
-            graphs = _parts(content, _META_GRAPHS)[_META_GRAPHS]
-            if not graphs:
-                raise Corrupt("holds no graph; copy or export the model again")
-            if len(graphs) > 1:
-                raise CannotBuildFast("it has several graphs, as TensorFlow 1 writes them")
-            graph = _parts(graphs[0], _GRAPH, _ASSETS, _OBJECTS)
-            if not graph[_OBJECTS]:
-                raise CannotBuildFast("it has no object graph: TensorFlow 1 wrote it")
+        with _named(uri):
             self.assets = [
                 as_text(name)
                 for asset in graph[_ASSETS]
@@ -92,18 +150,9 @@ class SavedModelParts:
         self._concrete = {entry.key: entry.value for entry in objects.concrete_functions}
         self._parsed: dict[int, Any] = {}
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Say in errors which file they are about."""
-        try:
-            yield
-        except Corrupt as error:
-            error.uri = error.uri or self.uri
-            raise
-
     @cached_property
     def _graph_parts(self) -> dict[int, list[memoryview]]:
-        with self._named():
+        with _named(self.uri):
             return _parts(self._graph, _NODES, _LIBRARY)
 
     def function(self, name: str) -> list[tuple[int, memoryview]] | None:
@@ -115,17 +164,17 @@ class SavedModelParts:
         definition = self.functions.get(name)
         if definition is None:
             return None
-        with self._named():
+        with _named(self.uri):
             return [(number, as_view(value)) for number, _, value in fields(definition)]
 
     @cached_property
     def functions(self) -> dict[str, memoryview]:
         """The serialized function definitions by name."""
         found: dict[str, memoryview] = {}
-        with self._named():
+        with _named(self.uri):
             for library in self._graph_parts[_LIBRARY]:
                 for function in _parts(library, _FUNCTIONS)[_FUNCTIONS]:
-                    found[_function_name(function)] = function
+                    found[function_name(function)] = function
         return found
 
     def node(self, number: int) -> Any:
@@ -144,6 +193,15 @@ class SavedModelParts:
             kind = saved_object_graph_pb2.SavedObject
             node = self._parsed[number] = parse(kind, self._nodes[number], uri=self.uri)
         return node
+
+    def resources(self) -> list[int]:
+        """Return the numbers of all tables and other resources."""
+        with _named(self.uri):
+            return [
+                number
+                for number, node in enumerate(self._nodes)
+                if any(field == _RESOURCE for field, _, _ in fields(node))
+            ]
 
     def child(self, number: int, name: str) -> int | None:
         """Return the number of a node's child of that name, if it has one."""
@@ -197,13 +255,35 @@ class SavedModelParts:
         return found
 
 
-def _function_name(function: memoryview) -> str:
+def function_name(function: memoryview) -> str:
+    """Return the name of a serialized ``FunctionDef``.
+
+    Raises:
+        Corrupt: it has none.
+    """
     for number, _, signature in fields(function):
         if number == _SIGNATURE:
             for inner, _, name in fields(as_view(signature)):
                 if inner == _NAME:
                     return as_text(name)
     raise Corrupt("has a function without a name; export the model again")
+
+
+def shared_names(function: memoryview, *, uri: str) -> set[SharedName]:
+    """Return the names by which a serialized ``FunctionDef`` reaches resources.
+
+    As `_private.Library` does, it takes a static table for its own that does not say otherwise.
+    """
+    mentioned = re.compile(b"shared_name").search
+    found = set()
+    for number, wire, value in fields(function) if mentioned(function) else ():
+        if number == _NODE and wire == BYTES and mentioned(as_view(value)):
+            node = parse(node_def_pb2.NodeDef, as_view(value), uri=uri)
+            own = node.op == "HashTableV2" and not node.attr["use_node_name_sharing"].b
+            if not own and "shared_name" in node.attr:
+                name = node.attr["shared_name"].s.decode(errors="replace") or node.name
+                found.add((node.attr["container"].s.decode(errors="replace"), name))
+    return found
 
 
 def choose(available: Iterable[str], wanted: Iterable[str] | None, *, uri: str) -> list[str]:

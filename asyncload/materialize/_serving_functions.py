@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
 from asyncload.errors import Corrupt
 
 from . import _private
-from ._saved_model import SavedModelParts
 from ._turn import rest_in_turn, with_rests
 
-__all__ = ["register"]
+__all__ = ["Functions", "register"]
 
 
-def register(parts: SavedModelParts, wanted: Iterable[str]) -> _private.Library:
+class Functions(Protocol):
+    """What has functions.
+
+    Attributes:
+        uri: for messages.
+    """
+
+    uri: str
+
+    @property
+    def functions(self) -> Container[str]:
+        """The names of all of them."""
+        ...
+
+    def function(self, name: str) -> list[tuple[int, memoryview]] | None:
+        """Return the fields of a ``FunctionDef``; ``None`` if it is missing."""
+        ...
+
+
+def register(parts: Functions, wanted: Iterable[str]) -> _private.Library:
     """Register functions, and all that they call.
 
     Args:
@@ -44,7 +63,7 @@ def register(parts: SavedModelParts, wanted: Iterable[str]) -> _private.Library:
     return library
 
 
-def _draft(parts: SavedModelParts, name: str) -> _private.Draft:
+def _draft(parts: Functions, name: str) -> _private.Draft:
     function = parts.function(name)
     if function is None:
         raise Corrupt(

@@ -19,11 +19,19 @@ from asyncload.formats.protobuf import as_view, fields
 
 from . import CannotBuildFast
 from ._messages import parse
-from ._saved_model import SavedModelParts
+from ._saved_model import SavedModelParts, shared_names
 
-__all__ = ["CheckpointKeys", "Resource", "ServingPlan", "checkpoint_keys", "plan_serving"]
+__all__ = [
+    "CheckpointKeys",
+    "Resource",
+    "ServingPlan",
+    "check_present",
+    "checkpoint_keys",
+    "plan_serving",
+]
 
 _CREATE, _INITIALISE = "_create_resource", "_initialize"
+_LIFE = (_CREATE, _INITIALISE, "_destroy_resource")
 _VALUE = "VARIABLE_VALUE"
 _NODES = 1  # the field of TrackableObjectGraph
 # What the tables of TensorFlow append to the key of their attribute: lookup_ops.py.
@@ -58,6 +66,8 @@ class ServingPlan:
         constants: node -> the name of its operation.
         assets: node -> the name of its file below ``assets/``.
         resources: node -> what it is.
+        startup: the function to call once everything else has its value, if there is one.
+        keys: where the state lies, if that is known without the checkpoint.
     """
 
     signatures: dict[str, Any]
@@ -66,6 +76,13 @@ class ServingPlan:
     constants: dict[int, str] = field(default_factory=dict)
     assets: dict[int, str] = field(default_factory=dict)
     resources: dict[int, Resource] = field(default_factory=dict)
+    startup: str | None = None
+    keys: CheckpointKeys | None = None
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the checkpoint has to have values for it."""
+        return bool(self.variables) or any(each.restore for each in self.resources.values())
 
 
 def plan_serving(parts: SavedModelParts, signatures: Collection[str]) -> ServingPlan:
@@ -85,7 +102,37 @@ def plan_serving(parts: SavedModelParts, signatures: Collection[str]) -> Serving
         concrete = plan.concrete[name] = parts.concrete(name)
         for number in concrete.bound_inputs:
             waiting.extend(_add(parts, plan, number))
+        if not waiting:
+            waiting.extend(_add_reached_by_name(parts, plan))
     return plan
+
+
+def _add_reached_by_name(parts: SavedModelParts, plan: ServingPlan) -> list[str]:
+    """Take in resources that functions reach by the names that they share, and not as inputs."""
+    resources = parts.resources()
+    their_own = {name for number in resources for name in _own_functions(parts, number)}
+    reached = {
+        shared
+        for name, function in parts.functions.items()
+        if name not in their_own
+        for shared in shared_names(function, uri=parts.uri)
+    }
+    wanted: list[str] = []
+    for number in resources if reached else ():
+        create = _function(parts, parts.child(number, _CREATE))
+        function = None if create is None else parts.functions.get(create)
+        if number in plan.resources or function is None:
+            continue
+        if reached & shared_names(function, uri=parts.uri):
+            wanted.extend(_add(parts, plan, number))
+    return wanted
+
+
+def _own_functions(parts: SavedModelParts, number: int) -> Iterable[str]:
+    """Return the functions that make, initialise and destroy a resource."""
+    for child in parts.node(number).children:
+        if child.local_name in _LIFE and (name := _function(parts, child.node_id)) is not None:
+            yield name
 
 
 def _add(parts: SavedModelParts, plan: ServingPlan, number: int) -> Iterable[str]:
@@ -162,6 +209,30 @@ class CheckpointKeys:
         return {*self.variables.values(), *(key for keys in self.tables.values() for key in keys)}
 
 
+def check_present(keys: CheckpointKeys, present: Collection[str], *, uri: str) -> None:
+    """Make sure that the checkpoint has every key.
+
+    Raises:
+        Corrupt: one is missing.
+    """
+    missing = sorted(keys.all() - set(present))
+    if missing and not present:
+        raise Corrupt(_no_values(missing[0]), uri=uri)
+    if missing:
+        raise Corrupt(
+            f"the checkpoint of the model has no {missing[0]!r}; copy all of the SavedModel's "
+            "folder, or export the model again",
+            uri=uri,
+        )
+
+
+def _no_values(variable: str) -> str:
+    return (
+        f"has no values of its variables, such as {variable!r}: variables/variables.index is "
+        "missing; copy all of the SavedModel's folder"
+    )
+
+
 def checkpoint_keys(
     parts: SavedModelParts, plan: ServingPlan, object_graph: bytes, present: Collection[str]
 ) -> CheckpointKeys:
@@ -184,11 +255,7 @@ def checkpoint_keys(
     for number, variable in plan.variables.items():
         key = _attribute(nodes, same.get(number), _VALUE)
         if not present:
-            raise Corrupt(
-                f"has no values of its variables, such as {variable.name!r}: "
-                "variables/variables.index is missing; copy all of the SavedModel's folder",
-                uri=parts.uri,
-            )
+            raise Corrupt(_no_values(variable.name), uri=parts.uri)
         if key is None or key not in present:
             raise Corrupt(
                 f"the checkpoint of the model has no value for variable {variable.name!r}; export "

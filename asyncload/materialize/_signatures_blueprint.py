@@ -18,7 +18,7 @@ from asyncload.manifest import Manifest
 from . import _private
 from ._bound import Bound
 from ._object_graph import GRAPH_DOCUMENT
-from ._saved_model import SavedModelParts
+from ._serving_functions import Functions
 from ._serving_plan import CheckpointKeys, ServingPlan
 from .served import Signatures
 from .whole import SAVED_MODEL
@@ -80,7 +80,7 @@ class SignaturesBlueprint:
         served: Signatures,
         bound: Bound,
         build: Reading,
-        parts: SavedModelParts,
+        parts: Functions,
         digests: tuple[bytes, bytes],
         assets: Mapping[str, bytes],
     ) -> None:
@@ -191,10 +191,12 @@ class _Match:
         served.uri = uri
 
 
-def _problem(plan: ServingPlan, parts: SavedModelParts) -> str | None:
+def _problem(plan: ServingPlan, parts: Functions) -> str | None:
     """Say what signatures need that may be changed by a call, or is elsewhere later."""
     if plan.assets.keys() & set(_captured(plan)):
         return "its functions read files"
+    if plan.startup is not None:
+        return "it is initialised by operations of its own"
     for resource in plan.resources.values():
         operations = set(_operations(parts, resource.create))
         if resource.restore is not None or not operations <= _FIXED_TABLE:
@@ -202,7 +204,7 @@ def _problem(plan: ServingPlan, parts: SavedModelParts) -> str | None:
     return None
 
 
-def _operations(parts: SavedModelParts, function: str) -> Iterator[str]:
+def _operations(parts: Functions, function: str) -> Iterator[str]:
     for number, content in parts.function(function) or ():
         if number == _NODE:
             try:

@@ -20,10 +20,18 @@ from asyncload.manifest import Manifest
 from . import CannotBuildFast, _private
 from ._blueprint import remember
 from ._bound import Bound
+from ._graph_model import GraphModel
+from ._graph_plan import plan_graph
 from ._object_graph import GRAPH_DOCUMENT
-from ._saved_model import SavedModelParts, choose
+from ._saved_model import SavedModelParts, choose, has_objects, meta_graph
 from ._serving_functions import register
-from ._serving_plan import CheckpointKeys, ServingPlan, checkpoint_keys, plan_serving
+from ._serving_plan import (
+    CheckpointKeys,
+    ServingPlan,
+    check_present,
+    checkpoint_keys,
+    plan_serving,
+)
 from ._signatures_blueprint import SignaturesBlueprint, digest_of
 from ._turn import summary, turn
 from .served import Signature, Signatures
@@ -44,6 +52,7 @@ class SignaturesBuild:
     Args:
         uri: for messages.
         signatures: the names of those that are to be served; ``None`` for all.
+        tags: of the graph that has them; ``None`` for the only one, or that for serving.
         folder: the SavedModel's, where it is on this machine's disk.
         notice: called with the reason why the whole object is made, in any thread.
 
@@ -61,16 +70,18 @@ class SignaturesBuild:
         uri: str,
         signatures: Collection[str] | None,
         folder: str | None,
+        tags: Collection[str] | None = None,
         notice: Callable[[str], None],
     ) -> None:
         self._uri = uri
         self.chosen = signatures
+        self._tags = tags
         self.folder = folder
         self._notice = notice
         self._whole = WholeBuild(uri=uri, folder=folder)
         self._makes_whole = False
         self._was_read = False
-        self._parts: SavedModelParts
+        self._parts: SavedModelParts | GraphModel
         self._plan: ServingPlan
         self.keys = CheckpointKeys({}, {})
         self._program = self._graph = b""
@@ -90,12 +101,25 @@ class SignaturesBuild:
         self._was_read = True
         self._whole.read(documents)
         self._program = digest_of(documents[SAVED_MODEL])
-        self._parts = SavedModelParts(documents[SAVED_MODEL], self._uri)
-        names = choose(self._parts.signatures(), self.chosen, uri=self._uri)
+        graph = meta_graph(documents[SAVED_MODEL], self._tags, uri=self._uri)
+        if has_objects(graph):
+            self._read_objects(graph)
+        else:
+            self._read_graph(graph)
+
+    def _read_objects(self, graph: Mapping[int, list[memoryview]]) -> None:
+        parts = self._parts = SavedModelParts(graph, self._uri)
+        names = choose(parts.signatures(), self.chosen, uri=self._uri)
         try:
-            self._plan = plan_serving(self._parts, names)
+            self._plan = plan_serving(parts, names)
         except CannotBuildFast as reason:
             self._make_whole(reason)
+
+    def _read_graph(self, graph: Mapping[int, list[memoryview]]) -> None:
+        model = self._parts = GraphModel(graph, self._uri)
+        names = choose(model.signatures(), self.chosen, uri=self._uri)
+        with turn(), _or_else_stock("taking its graph apart"):
+            self._plan = plan_graph(model, names)
 
     def wanted(self, manifest: Manifest) -> Wanted:
         """Return the names of the tensors and of the assets that `bind` needs; ``None`` for all.
@@ -115,7 +139,10 @@ class SignaturesBuild:
         plan = self._plan
         graph = manifest.documents.get(GRAPH_DOCUMENT, b"")
         self._graph = digest_of(graph)
-        if plan.variables or any(found.restore for found in plan.resources.values()):
+        if plan.keys is not None:
+            check_present(plan.keys, manifest.tensors, uri=self._uri)
+            self.keys = plan.keys
+        elif isinstance(self._parts, SavedModelParts) and plan.has_state:
             self.keys = checkpoint_keys(self._parts, plan, graph, manifest.tensors)
         assets = () if self.folder is not None else plan.assets.values()
         return self.keys.all(), {f"assets/{name}" for name in assets}
@@ -236,11 +263,19 @@ class _Run:
         self._flat_outputs = tf.nest.flatten(outputs, expand_composites=True)
 
     def __call__(self, inputs: list[Any]) -> Any:
-        results = self._library.call(self._function, [*inputs, *self._captures])
+        results = self._results(self._library.call(self._function, [*inputs, *self._captures]))
         if not tf.executing_eagerly():
             for result, spec in zip(results, self._flat_outputs, strict=True):
-                result.set_shape(spec.shape)
+                if spec is not None:
+                    result.set_shape(spec.shape)
         return tf.nest.pack_sequence_as(self._outputs, results, expand_composites=True)
+
+    def _results(self, tensors: list[Any]) -> list[Any]:
+        """Put ``None`` where an output is an operation, which has no value."""
+        if None not in self._flat_outputs:
+            return tensors
+        given = iter(tensors)
+        return [None if spec is None else next(given) for spec in self._flat_outputs]
 
 
 def _of_root(root: Any, name: str) -> Signature:
@@ -252,4 +287,10 @@ def _of_root(root: Any, name: str) -> Signature:
         del root
         return concrete(**dict(zip(inputs, tensors, strict=True)))
 
-    return Signature(name, inputs, concrete.structured_outputs, run)
+    outputs = tf.nest.map_structure(
+        lambda each: (
+            None if each is None else tf.type_spec_from_value(each) if tf.is_tensor(each) else each
+        ),
+        concrete.structured_outputs,
+    )
+    return Signature(name, inputs, outputs, run)

@@ -15,7 +15,7 @@ import asyncload
 from asyncload.events import FellBack, Indexed, StageEnded, TensorReady
 from asyncload.sources import forget_memory, put_memory
 from tests.equality import same_bytes
-from tests.materialize.served_models import ZOO, Inputs, with_own_state, written_by_tensorflow_1
+from tests.materialize.served_models import ZOO, Inputs, with_own_state
 
 Made = dict[str, tuple[Path, Inputs]]
 
@@ -123,19 +123,6 @@ async def test_without_signatures(tmp_path: Path, loader: asyncload.Loader) -> N
     tf.saved_model.save(module, tmp_path / "bare")
     with pytest.raises(asyncload.FormatError, match="whole=True"):
         await loader.load(tmp_path / "bare")
-
-
-async def test_what_tensorflow_1_wrote_is_loaded_by_tensorflow(
-    tmp_path: Path, loader: asyncload.Loader
-) -> None:
-    path = tmp_path / "one"
-    calls = written_by_tensorflow_1(path)
-    load = loader.prefetch(path)
-    served = await load
-    stock = tf.saved_model.load(path).signatures
-    for signature, inputs in calls.items():
-        assert_same(served[signature](**inputs), stock[signature](**inputs))
-    assert any("TensorFlow 1" in reason for reason in await fallbacks(load))
 
 
 async def test_a_resource_with_state_of_its_own_is_left_to_the_whole_object(

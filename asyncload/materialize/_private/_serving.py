@@ -19,7 +19,7 @@ from typing import Any
 
 from tensorflow.core.framework import node_def_pb2
 from tensorflow.python.eager import context
-from tensorflow.python.framework import constant_op, op_def_registry, ops, tensor_util
+from tensorflow.python.framework import constant_op, op_def_registry, ops, tensor, tensor_util
 from tensorflow.python.ops import gen_functional_ops, gen_resource_variable_ops
 from tensorflow.python.saved_model import nested_structure_coder
 
@@ -36,6 +36,9 @@ __all__ = [
     "assign",
     "constant",
     "decode_structure",
+    "encode_structure",
+    "input_name",
+    "operation",
     "variable_handle",
 ]
 
@@ -43,6 +46,21 @@ __all__ = [
 def decode_structure(proto: Any) -> Any:
     """Return what a ``StructuredValue`` stands for: dicts and tuples of `tf.TypeSpec`."""
     return nested_structure_coder.decode_proto(proto)
+
+
+def encode_structure(structure: Any) -> Any:
+    """Return the ``StructuredValue`` of dicts and tuples of `tf.TypeSpec`."""
+    return nested_structure_coder.encode_structure(structure)
+
+
+def operation(name: str) -> Any:
+    """Return the ``OpDef`` of an operation; ``None`` if no library that was loaded has it."""
+    return op_def_registry.get(name)
+
+
+def input_name(name: str) -> str:
+    """Return the name that TensorFlow gives the spec of an input of a signature."""
+    return str(tensor.sanitize_spec_name(name))
 
 
 def variable_handle(shape: Any, dtype: int, name: str) -> Any:
