@@ -284,7 +284,13 @@ class _Maker:
             return build
         from asyncload.materialize.reuse import ReuseBuild
 
-        return ReuseBuild(build, self.options.reuse, notice=self.notice, uri=self.source.uri)
+        return ReuseBuild(
+            build,
+            self.options.reuse,
+            scopes=self.options.scopes,
+            notice=self.notice,
+            uri=self.source.uri,
+        )
 
     def _keras(self, kind: str) -> Build:
         from asyncload.materialize.keras import FolderBuild, ModelBuild
@@ -303,13 +309,16 @@ class _Maker:
         if self.options.whole:
             from asyncload.materialize.whole import WholeBuild
 
-            return WholeBuild(uri=self.source.uri, folder=self._folder())
+            return WholeBuild(
+                uri=self.source.uri, folder=self._folder(), scopes=self.options.scopes
+            )
         from asyncload.materialize.signatures import SignaturesBuild
 
         return SignaturesBuild(
             uri=self.source.uri,
             signatures=self.options.signatures,
             folder=self._folder(),
+            scopes=self.options.scopes,
             notice=self.notice,
         )
 

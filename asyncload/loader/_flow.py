@@ -192,6 +192,7 @@ class Flow:
     async def load(self, options: LoadOptions) -> Any:
         """Make the model that the URI holds, or return its weights where it holds no model."""
         async with self._opened():
+            self._held.callback(options.scopes.hand_back)
             construction = Construction(
                 options,
                 self._resources.builder,
@@ -222,6 +223,7 @@ class Flow:
         """Give an object that lives the values that the URI holds."""
         into = Into(target, options, self._resources.builder, uri=self.uri)
         async with self._opened():
+            self._held.callback(options.scopes.hand_back)
             # As in load_weights, by which a legacy optimizer's state would go anywhere.
             manifest = await self._index(
                 _want_no_document, self._read_early, legacy_optimizer=False

@@ -151,7 +151,7 @@ def _make_checkpoint(target: Any, options: IntoOptions, uri: str) -> Assignment:
     # Imports TensorFlow, if the program has not.
     from asyncload.materialize.trackables import CheckpointAssignment
 
-    return CheckpointAssignment(target, uri=uri, partial=options.partial)
+    return CheckpointAssignment(target, uri=uri, scopes=options.scopes, partial=options.partial)
 
 
 def _make_keras(target: Any, form: str, options: IntoOptions, uri: str) -> Assignment:

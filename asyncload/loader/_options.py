@@ -6,15 +6,13 @@ Each option and its default stands here once; `takes` makes the parameters of me
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from asyncload.errors import NotApplicable
 from asyncload.events import Observer
+from asyncload.materialize.caller import Scopes, capture_scopes
 
 from ._reports import guarded
 
@@ -39,35 +37,6 @@ OnChange = Literal["error", "restart"]
 Priority = Literal["demand", "background"]
 
 _SAVED_MODEL = "saved-model"  # the format
-
-
-class Scopes(Protocol):
-    """Enters, on another thread, the Keras scopes of whoever asked.
-
-    Attributes:
-        found: what is set in them.
-    """
-
-    found: Mapping[str, Any]
-
-    def __call__(self) -> AbstractContextManager[None]:
-        """Enter them until the block ends."""
-        ...
-
-
-class _NoScopes:
-    found: Mapping[str, Any] = MappingProxyType({})
-
-    def __call__(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-def _capture_keras_scopes() -> Scopes:
-    if "keras" not in sys.modules:
-        return _NoScopes()
-    from asyncload.materialize.keras import capture_scopes
-
-    return capture_scopes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +64,12 @@ class LoadOptions(ModelOptions):
     """See `Loader.load`.
 
     Attributes:
-        scopes: enters, on the construction thread, the Keras scopes of whoever asked.
+        scopes: enters, on the construction thread, what whoever asked has set.
     """
 
     reuse: Any = field(default=None, repr=False)
     shared: bool = True
-    scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
+    scopes: Scopes = field(default_factory=capture_scopes, init=False)
 
     @property
     def warms_up(self) -> bool:
@@ -172,7 +141,7 @@ class IntoOptions:
     """See `Loader.load_into`.
 
     Attributes:
-        scopes: enters, on the construction thread, the Keras scopes of whoever asked.
+        scopes: enters, on the construction thread, what whoever asked has set.
     """
 
     by_name: bool = False
@@ -181,7 +150,7 @@ class IntoOptions:
     verify: bool = True
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     on_change: OnChange = "error"
-    scopes: Scopes = field(default_factory=_capture_keras_scopes, init=False)
+    scopes: Scopes = field(default_factory=capture_scopes, init=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ from . import CannotBuildFast, _private
 from ._blueprint import remember
 from ._keras_blueprint import KerasBlueprint, Recipe
 from ._keras_versions import notice_legacy_keras
-from ._turn import Scopes, summary, turn
+from ._turn import summary, turn
+from .caller import Scopes
 
 __all__ = ["KerasBuild"]
 
@@ -31,7 +32,7 @@ class KerasBuild(ABC):
         custom_objects: name -> class or function that the config may refer to.
         compile: compile the model as it was when it was saved, optimizer state included.
         safe_mode: refuse configs that could run code.
-        scopes: enters the Keras scopes of whoever asked for the load.
+        scopes: those of whoever asked for the load.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class KerasBuild(ABC):
         self._uri = uri
         self._custom_objects = dict(custom_objects or {})
         self._compile = compile
-        self._safe_mode = safe_mode
         self._scopes = scopes
+        with scopes():
+            self._safe_mode = _private.safe_mode_here(safe_mode)
         self._skeleton = _private.Skeleton()
         self._named: dict[str, Any] = {}
         self._recipe: Recipe | None = None
@@ -67,6 +69,8 @@ class KerasBuild(ABC):
         notice_legacy_keras()
         if not _private.fast_path():
             raise CannotBuildFast("the fast path failed its self-test")
+        if self._scopes.reason is not None:
+            raise CannotBuildFast(self._scopes.reason)
         with turn(self._scopes):
             try:
                 with self._skeleton.active():
@@ -97,7 +101,7 @@ class KerasBuild(ABC):
                 safe_mode=self._safe_mode,
                 custom_objects=self._custom_objects,
                 named={name: self._named[name] for name in names},
-                settings=_private.settings(),
+                settings=(*_private.settings(), self._scopes.place),
             )
 
     def _take_recipe(self, documents: Mapping[str, bytes]) -> None:
@@ -153,6 +157,7 @@ class KerasBuild(ABC):
             FormatError: Keras could not load it either.
         """
         with turn(self._scopes):
+            self._scopes.rewind()
             try:
                 return keras.models.load_model(
                     path,

@@ -41,6 +41,7 @@ class Reading(Protocol):
     Attributes:
         chosen: the names of the signatures that are to be served; ``None`` for all.
         folder: the SavedModel's, where it is on this machine's disk.
+        place: the device, and the prefix of names, that their variables get.
         plan: what they need; ``None`` if the whole object is made.
         keys: where the values are; known after `wanted`.
     """
@@ -48,6 +49,8 @@ class Reading(Protocol):
     chosen: Names
     folder: str | None
 
+    @property
+    def place(self) -> tuple[str, str]: ...
     @property
     def plan(self) -> ServingPlan | None: ...
     @property
@@ -87,6 +90,7 @@ class SignaturesBlueprint:
         self.served = weakref.ref(served)
         self.bound = bound
         self.keys = build.keys
+        self.place = build.place
         self.chosen = None if build.chosen is None else set(build.chosen)
         self.program, self.graph = digests
         self.problem = _problem(bound.plan, parts)
@@ -101,6 +105,8 @@ class SignaturesBlueprint:
         """See `Blueprint`."""
         if SAVED_MODEL not in documents:
             return "what is loaded is another kind of model"
+        if build.place != self.place:
+            return "it was loaded within another tf.device or tf.name_scope"
         chosen = None if build.chosen is None else set(build.chosen)
         if chosen == self.chosen and digest_of(documents[SAVED_MODEL]) == self.program:
             return _Match(self, build, documents, None)

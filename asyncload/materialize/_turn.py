@@ -12,10 +12,10 @@ from asyncload.resting import in_spells, is_resting, rest, rest_when_due
 
 from .quiet import collect_young, quiet
 
-__all__ = ["Scopes", "in_slices", "rest_in_turn", "summary", "turn", "with_rests"]
+__all__ = ["in_slices", "rest_in_turn", "summary", "turn", "with_rests"]
 
 Item = TypeVar("Item")
-Scopes = Callable[[], AbstractContextManager[None]]
+Enter = Callable[[], AbstractContextManager[None]]
 
 _PAUSE = 0.00002  # seconds
 
@@ -45,11 +45,11 @@ _queue, _counting = _Queue(), threading.Lock()
 
 
 @contextmanager
-def turn(scopes: Scopes = nullcontext) -> Iterator[None]:
+def turn(scopes: Enter = nullcontext) -> Iterator[None]:
     """Have TensorFlow's objects for this thread alone, until the block ends, and stall no other.
 
     Args:
-        scopes: enters the Keras scopes of whoever asked.
+        scopes: enters those of whoever asked.
     """
     with _queue.waiting():
         _one_at_a_time.acquire()

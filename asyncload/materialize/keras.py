@@ -23,14 +23,13 @@ from ._keras_build import KerasBuild
 from ._keras_versions import METADATA, explained, old_version
 from ._trust import Examination, names_in
 from ._turn import summary, turn
+from .caller import capture_scopes
 
 __all__ = ["FolderBuild", "ModelBuild", "capture_scopes"]
 
 Array = npt.NDArray[Any]
 
 _TRAINING = "compile_config"
-
-capture_scopes = _private.CapturedScopes
 
 
 class ModelBuild(KerasBuild):

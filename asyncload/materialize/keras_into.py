@@ -21,7 +21,8 @@ from asyncload.errors import MismatchError
 
 from . import _private
 from ._positions import match_by_name, match_by_position, parse_order
-from ._turn import Scopes, summary, turn
+from ._turn import summary, turn
+from .caller import Scopes
 
 __all__ = ["LegacyAssignment", "NamedAssignment", "StateAssignment"]
 
@@ -41,7 +42,7 @@ class _Assignment(ABC):
         target: a ``keras.Model`` or ``keras.Layer`` that is built.
         uri: for messages.
         skip_mismatch: leave what does not fit as it is, with a warning, as Keras does.
-        scopes: enters the Keras scopes of whoever asked.
+        scopes: those of whoever asked.
 
     Raises:
         TypeError: the target is of another kind.

@@ -18,6 +18,7 @@ from asyncload.manifest import Manifest
 from . import _private
 from ._blueprint import Match, blueprint_of
 from ._turn import turn
+from .caller import Scopes
 
 __all__ = ["ReuseBuild", "empty"]
 
@@ -43,16 +44,24 @@ class ReuseBuild:
     Args:
         build: what is done otherwise.
         offered: the model that nobody uses any more.
+        scopes: those of whoever asked.
         notice: called with the reason why it was not taken, in any thread.
         uri: what is loaded.
     """
 
     def __init__(
-        self, build: _Build, offered: Any, *, notice: Callable[[str], None], uri: str
+        self,
+        build: _Build,
+        offered: Any,
+        *,
+        scopes: Scopes,
+        notice: Callable[[str], None],
+        uri: str,
     ) -> None:
         self.suffix = build.suffix
         self._build = build
         self._offered: Any = offered
+        self._scopes = scopes
         self._notice = notice
         self._uri = uri
         self._documents: Mapping[str, bytes] = {}
@@ -73,6 +82,8 @@ class ReuseBuild:
             return "it is none that asyncload has built and that is still known"
         if not _private.reuse_path():
             return "the way to do it failed its self-test"
+        if self._scopes.reason is not None:
+            return self._scopes.reason
         if self._released or not _claim(self._offered, self):
             return "another load has been offered it"
         match = blueprint.problem or blueprint.compare(self._build, self._documents)
@@ -115,7 +126,7 @@ class ReuseBuild:
         If that fails, the model offered has all of its old values.
         """
         if self._match is not None:
-            with turn():
+            with turn(self._scopes):
                 difference = self._match.misfit(arrays, assets)
                 if difference is None:
                     self._match.rebind(arrays, uri=self._uri)

@@ -34,6 +34,7 @@ from ._serving_plan import (
 )
 from ._signatures_blueprint import SignaturesBlueprint, digest_of
 from ._turn import summary, turn
+from .caller import Scopes
 from .served import Signature, Signatures
 from .whole import SAVED_MODEL, WholeBuild
 
@@ -54,6 +55,7 @@ class SignaturesBuild:
         signatures: the names of those that are to be served; ``None`` for all.
         tags: of the graph that has them; ``None`` for the only one, or that for serving.
         folder: the SavedModel's, where it is on this machine's disk.
+        scopes: those of whoever asked.
         notice: called with the reason why the whole object is made, in any thread.
 
     Attributes:
@@ -70,15 +72,17 @@ class SignaturesBuild:
         uri: str,
         signatures: Collection[str] | None,
         folder: str | None,
+        scopes: Scopes,
         tags: Collection[str] | None = None,
         notice: Callable[[str], None],
     ) -> None:
         self._uri = uri
+        self._scopes = scopes
         self.chosen = signatures
         self._tags = tags
         self.folder = folder
         self._notice = notice
-        self._whole = WholeBuild(uri=uri, folder=folder)
+        self._whole = WholeBuild(uri=uri, folder=folder, scopes=scopes)
         self._makes_whole = False
         self._was_read = False
         self._parts: SavedModelParts | GraphModel
@@ -148,6 +152,11 @@ class SignaturesBuild:
         return self.keys.all(), {f"assets/{name}" for name in assets}
 
     @property
+    def place(self) -> tuple[str, str]:
+        """The device, and the prefix of names, that its variables get."""
+        return self._scopes.place
+
+    @property
     def plan(self) -> ServingPlan | None:
         """What the signatures need; ``None`` if the whole object is made."""
         return None if self._makes_whole else self._plan
@@ -167,8 +176,10 @@ class SignaturesBuild:
             return  # in `bind`: it may turn out later that it is to be made
         if not _private.serving_path():
             raise CannotBuildFast("the fast path for SavedModels failed its self-test")
+        if self._scopes.reason is not None:
+            raise CannotBuildFast(self._scopes.reason)
         library = self.register()
-        with turn(), _or_else_stock("making its variables"):
+        with turn(self._scopes), _or_else_stock("making its variables"):
             self._bound = Bound(
                 self._plan, library, self.constants(), folder=self.folder, uri=self._uri
             )
@@ -176,7 +187,7 @@ class SignaturesBuild:
     def register(self) -> _private.Library:
         """Register the functions, unless they are; raises as `construct` does."""
         if self._library is None:
-            with turn(), _or_else_stock("registering its functions"):
+            with turn(self._scopes), _or_else_stock("registering its functions"):
                 self._library = register(self._parts, self._plan.concrete)
         return self._library
 
@@ -203,7 +214,7 @@ class SignaturesBuild:
         if self._makes_whole:
             self._whole.construct()
             return self._of_whole(self._whole.bind(arrays, assets))
-        with turn(), _or_else_stock("binding its values"):
+        with turn(self._scopes), _or_else_stock("binding its values"):
             self._bound.restore(arrays, self.keys, assets)
             made = {name: self._signature(name) for name in self._plan.signatures}
             served = Signatures(made, self._uri)

@@ -26,6 +26,7 @@ from . import CannotBuildFast, _private
 from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
 from ._private import Restorable, TargetGraph, Wanted
 from ._turn import turn
+from .caller import Scopes
 
 __all__ = [
     "CheckpointAssignment",
@@ -258,6 +259,7 @@ class CheckpointAssignment:
             a Keras model, a `tf.Module`, any trackable object. Its variables have to exist:
             layers and optimizers that make theirs later have to be built.
         uri: for messages.
+        scopes: those of whoever asked.
         partial: restore what is in both, and accept that the target has values that the
             checkpoint does not have and the other way round, as
             ``restore(...).expect_partial()`` does.
@@ -266,7 +268,7 @@ class CheckpointAssignment:
         TypeError: the target is no trackable object.
     """
 
-    def __init__(self, target: Any, *, uri: str, partial: bool = False) -> None:
+    def __init__(self, target: Any, *, uri: str, scopes: Scopes, partial: bool = False) -> None:
         if not _private.is_trackable(target):
             raise TypeError(
                 f"a checkpoint restores tf.train.Checkpoint, tf.Module, keras.Model and other "
@@ -276,6 +278,7 @@ class CheckpointAssignment:
         self._target = target
         self._uri = uri
         self._partial = partial
+        self._scopes = scopes
 
     def assign(self, documents: Mapping[str, bytes], arrays: Mapping[str, Array]) -> None:
         """Give the target its values, all or none.
@@ -293,9 +296,11 @@ class CheckpointAssignment:
         """
         if not _private.trackables_work():
             raise CannotBuildFast("the fast path failed its self-test")
+        if self._scopes.reason is not None:
+            raise CannotBuildFast(self._scopes.reason)
         graph = documents.get(GRAPH_DOCUMENT)
         nodes = None if graph is None else parse_object_graph(graph, uri=self._uri)
-        with turn():
+        with turn(self._scopes):
             if _private.is_checkpoint(self._target):
                 _ = self._target.save_counter  # made when first asked for, as `restore` does
             plan = self._plan(nodes, arrays)
@@ -324,7 +329,7 @@ class CheckpointAssignment:
         Raises:
             MismatchError: TensorFlow could not restore it.
         """
-        with turn():
+        with turn(self._scopes):
             try:
                 status = self._as_checkpoint(path).read(path)
                 if self._partial:

@@ -25,6 +25,7 @@ from . import CannotBuildFast, _private
 from ._asset_files import write_asset
 from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
 from ._turn import summary, turn
+from .caller import Scopes
 from .trackables import describe_missing, execute, match_objects, misfits
 
 __all__ = ["SAVED_MODEL", "WholeBuild"]
@@ -43,12 +44,14 @@ class WholeBuild:
         folder: where it lies on this machine; ``None`` if it does not. Then its files are
             written to a temporary folder, which stays, if there are assets, for as long as the
             loaded object lives: functions may read them, and saving it again copies them.
+        scopes: those of whoever asked.
     """
 
     suffix = ""
 
-    def __init__(self, *, uri: str, folder: str | None) -> None:
+    def __init__(self, *, uri: str, folder: str | None, scopes: Scopes) -> None:
         self._uri = uri
+        self._scopes = scopes
         self._folder = folder
         self._temporary: weakref.finalize[..., Any] | None = None
         self._root = Path()
@@ -85,8 +88,10 @@ class WholeBuild:
         """
         if not (_private.trackables_work() and _private.saved_models_work()):
             raise CannotBuildFast("the fast path failed its self-test")
+        if self._scopes.reason is not None:
+            raise CannotBuildFast(self._scopes.reason)
         folder = self._folder or self._write_program()
-        with turn():
+        with turn(self._scopes):
             try:
                 self._made = _private.Reconstruction(folder)
             except _private.NoObjectGraph:
@@ -112,7 +117,7 @@ class WholeBuild:
         try:
             if self._temporary is not None:
                 self._write_assets(assets)
-            with turn():
+            with turn(self._scopes):
                 root = self._bind(arrays)
         except BaseException:
             self._discard()
@@ -153,7 +158,7 @@ class WholeBuild:
         if self._folder is None and _has_assets(path):
             path = self._link(path)
         try:
-            with turn():
+            with turn(self._scopes):
                 root = tf.saved_model.load(path)
         except AsyncloadError:
             raise

@@ -62,7 +62,9 @@ def fresh(content: Content, **options: Any) -> Any:
 def reuse(offered: Any, content: Content, **options: Any) -> tuple[Any, list[str]]:
     """Return what a load gives that is offered a model, and why it did not take it."""
     reasons: list[str] = []
-    made = ReuseBuild(build(**options), offered, notice=reasons.append, uri="model.keras")
+    made = ReuseBuild(
+        build(**options), offered, scopes=capture_scopes(), notice=reasons.append, uri="model.keras"
+    )
     return finish(made, content), reasons
 
 
@@ -475,7 +477,10 @@ def test_offered_to_two_at_once(contents: Callable[[str], Content]) -> None:
     content = contents("shared_layer")
     model = fresh(content)
     first, second = (
-        ReuseBuild(build(), model, notice=lambda _: None, uri="model.keras") for _ in range(2)
+        ReuseBuild(
+            build(), model, scopes=capture_scopes(), notice=lambda _: None, uri="model.keras"
+        )
+        for _ in range(2)
     )
     for made in (first, second):
         made.read({"config.json": content[0]})

@@ -21,6 +21,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from asyncload.errors import Corrupt, FormatError, MismatchError, TooLarge
 from asyncload.materialize import CannotBuildFast
 from asyncload.materialize._object_graph import parse_object_graph
+from asyncload.materialize.caller import capture_scopes
 from asyncload.materialize.trackables import CheckpointAssignment
 from asyncload.materialize.whole import WholeBuild
 from tests.equality import same_bytes
@@ -47,7 +48,9 @@ def save(target: Any, folder: Path) -> str:
 
 
 def assign(target: Any, documents: dict[str, bytes], arrays: Arrays, **options: Any) -> None:
-    CheckpointAssignment(target, uri="ckpt-1", **options).assign(documents, arrays)
+    CheckpointAssignment(target, uri="ckpt-1", scopes=capture_scopes(), **options).assign(
+        documents, arrays
+    )
 
 
 def assert_same(left: Arrays, right: Arrays) -> None:
@@ -298,7 +301,7 @@ def test_the_counter_is_no_nuisance(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", [[1], {"a": tf.Variable(1)}, 7, None])
 def test_what_is_not_trackable_is_refused(target: Any) -> None:
     with pytest.raises(TypeError, match=r"tf\.train\.Checkpoint"):
-        CheckpointAssignment(target, uri="ckpt-1")
+        CheckpointAssignment(target, uri="ckpt-1", scopes=capture_scopes())
 
 
 def test_a_failed_restore_puts_all_old_values_back(tmp_path: Path) -> None:
@@ -372,7 +375,7 @@ def test_a_failed_self_test_warns_once_and_falls_back(
         with pytest.warns(RuntimeWarning, match="nothing is as it was"):
             assert not works()
         with pytest.raises(CannotBuildFast, match="self-test"):
-            WholeBuild(uri="model", folder=None).construct()
+            WholeBuild(uri="model", folder=None, scopes=capture_scopes()).construct()
         if name == "trackables":
             with pytest.raises(CannotBuildFast, match="self-test"):
                 assign(Dense(2, 0), documents, arrays)
@@ -383,10 +386,10 @@ def test_a_failed_self_test_warns_once_and_falls_back(
 def test_stock_restores_and_translates(tmp_path: Path) -> None:
     path = save(Dense(2, 1), tmp_path)
     mine = Dense(2, 0)
-    CheckpointAssignment(mine, uri="ckpt-1").load_stock(path)
+    CheckpointAssignment(mine, uri="ckpt-1", scopes=capture_scopes()).load_stock(path)
     assert same_bytes(mine.w, Dense(2, 1).w)
     with pytest.raises(MismatchError, match="ckpt-1: TensorFlow"):
-        CheckpointAssignment(Dense(3, 0), uri="ckpt-1").load_stock(path)
+        CheckpointAssignment(Dense(3, 0), uri="ckpt-1", scopes=capture_scopes()).load_stock(path)
 
 
 # --- checkpoints of TensorFlow 1 -------------------------------------------------------

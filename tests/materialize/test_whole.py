@@ -19,6 +19,7 @@ from asyncload.errors import Corrupt, FormatError, MismatchError, Unsafe
 from asyncload.loader._construct import Build
 from asyncload.manifest import Manifest
 from asyncload.materialize import CannotBuildFast
+from asyncload.materialize.caller import capture_scopes
 from asyncload.materialize.whole import WholeBuild
 from tests.equality import same_bytes
 from tests.materialize.checkpoints import GRAPH, read
@@ -30,7 +31,9 @@ def build(documents: dict[str, bytes], folder: Path | None = None) -> WholeBuild
     """Do what comes before the values; ``saved_model.pb`` is taken from the folder, if any."""
     if folder is not None:
         documents = {"saved_model.pb": (folder / "saved_model.pb").read_bytes(), **documents}
-    made = WholeBuild(uri="model", folder=None if folder is None else str(folder))
+    made = WholeBuild(
+        uri="model", folder=None if folder is None else str(folder), scopes=capture_scopes()
+    )
     each: Build = made
     each.read(documents)
     each.wanted(Manifest("model", "saved-model", (), {}, documents))
@@ -221,7 +224,9 @@ def test_assets_live_as_long_as_the_object(tmp_path: Path) -> None:
 
 def test_assets_live_as_long_as_what_stock_loaded(tmp_path: Path) -> None:
     calls = lookups(tmp_path / "model")
-    root = WholeBuild(uri="s3://bucket/model", folder=None).load_stock(str(tmp_path / "model"))
+    root = WholeBuild(uri="s3://bucket/model", folder=None, scopes=capture_scopes()).load_stock(
+        str(tmp_path / "model")
+    )
     shutil.rmtree(tmp_path / "model")
     path = Path(root.file.asset_path.numpy().decode())
     assert [name for name, _ in call(root, calls)] == ["find", "insert"]
@@ -290,7 +295,9 @@ def test_a_circle_of_functions_is_left_to_stock_which_says_so(tmp_path: Path) ->
     with pytest.raises(CannotBuildFast, match="cyclic"):
         load(tmp_path / "model")
     with pytest.raises(FormatError, match=r"model: TensorFlow .* cannot load.*cyclic"):
-        WholeBuild(uri="model", folder=None).load_stock(str(tmp_path / "model"))
+        WholeBuild(uri="model", folder=None, scopes=capture_scopes()).load_stock(
+            str(tmp_path / "model")
+        )
 
 
 def test_a_saved_model_of_tensorflow_1_is_left_to_stock(tmp_path: Path) -> None:
@@ -304,7 +311,9 @@ def test_a_saved_model_of_tensorflow_1_is_left_to_stock(tmp_path: Path) -> None:
         load(folder)
     with pytest.raises(CannotBuildFast, match="TensorFlow 1"):
         build({GRAPH: b"\x0a\x00"}, folder)
-    root = WholeBuild(uri="model", folder=str(folder)).load_stock(str(folder / "saved_model.pb"))
+    root = WholeBuild(uri="model", folder=str(folder), scopes=capture_scopes()).load_stock(
+        str(folder / "saved_model.pb")
+    )
     assert root.signatures["serving_default"](x=tf.constant([3.0]))["y"].numpy().tolist() == [6.0]
 
 

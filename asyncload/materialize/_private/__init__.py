@@ -4,6 +4,11 @@ What stands here moves between releases. Each part is tried on something small w
 needed (`fast_path`, `serving_path`, `trackables_work`, `saved_models_work`); if anything differs
 from stock, the caller takes the stock path: slower, same result.
 
+For all of them:
+
+- what Keras and TensorFlow keep by thread is taken from whoever asks to the construction
+  thread (`_caller`).
+
 For Keras models:
 
 - ``EagerTensor(array, ...)`` aliases a 64-byte-aligned array instead of copying it;
@@ -44,13 +49,14 @@ from __future__ import annotations
 
 from ._assign import Recording, Snapshot, recording
 from ._build import (
-    CapturedScopes,
     Skeleton,
     compile_as_saved,
     deserialize,
     own_of_any_package,
     registered,
+    safe_mode_here,
 )
+from ._caller import CapturedScopes
 from ._legacy import build_legacy, compile_legacy, parse_legacy
 from ._names import Named, is_part_of_a_model, is_stored_by_name, named, reads_vocabularies
 from ._rebind import KerasState, detach_derived, drop, exchange, settings
@@ -133,6 +139,7 @@ __all__ = [
     "registered",
     "restorables",
     "reuse_path",
+    "safe_mode_here",
     "saved_models_work",
     "serving_path",
     "settings",

@@ -20,7 +20,7 @@ from keras.src.utils import naming
 
 from asyncload.materialize._turn import with_rests
 
-from . import _variables
+from . import _caller, _variables
 from ._attributes import untracked_when_plain
 from ._lookups import (
     forget,
@@ -31,15 +31,15 @@ from ._lookups import (
     quick_map_structure,
     quick_snake_case,
 )
-from ._state import quick_walk
+from ._state import copying_for_own_ways, quick_walk
 
 __all__ = [
-    "CapturedScopes",
     "Skeleton",
     "compile_as_saved",
     "deserialize",
     "own_of_any_package",
     "registered",
+    "safe_mode_here",
 ]
 
 _install_lock = threading.Lock()
@@ -50,11 +50,13 @@ def _install() -> None:
     with _install_lock:
         if hasattr(saving_lib._walk_saveable, "__wrapped__"):
             return
+        _caller.install()
         variable = keras.Variable
         variable._initialize_with_initializer = _variables.without_initialiser(
             variable._initialize_with_initializer
         )
         variable._deferred_initialize = _variables.still_deferred(variable._deferred_initialize)
+        variable.value = _variables.made_when_read(variable.value)
         variable._direct_assign = _variables.binding(variable._direct_assign)
         variable._convert_to_tensor = _variables.aliasing(variable._convert_to_tensor)
         TFOptimizer._var_key = _variables.initialising(TFOptimizer._var_key)
@@ -67,6 +69,7 @@ def _install() -> None:
         naming.to_snake_case = quick_snake_case(naming.to_snake_case)
         for module in (operation, layer):
             module.inspect = quick_inspect(module.inspect)
+        saving_lib._load_state = copying_for_own_ways(saving_lib._load_state)
         saving_lib._walk_saveable = quick_walk(saving_lib._walk_saveable)
 
 
@@ -84,7 +87,7 @@ class Skeleton:
     def __init__(self) -> None:
         _install()
         forget()
-        self._unbound: list[Any] = []
+        self._unbound: dict[int, tuple[Any, str]] = {}
         self.origins: list[tuple[Any, _variables.Array]] = []
 
     @contextmanager
@@ -100,9 +103,10 @@ class Skeleton:
 
     def finish(self) -> None:
         """Initialise what has no value yet."""
-        for variable in with_rests(self._unbound):
+        for variable, scope in with_rests(self._unbound.values()):
             if variable._value is None:
-                variable._deferred_initialize()
+                with _variables.scope_of_name(scope):
+                    variable._deferred_initialize()
         self._unbound.clear()
 
 
@@ -147,35 +151,7 @@ def own_of_any_package(name: str, custom_objects: Mapping[str, Any]) -> Any:
     return next((value for key, value in known.items() if key.endswith(name)), None)
 
 
-_SCOPES = ("custom_objects_scope_dict", "safe_mode_saving")
-
-
-class CapturedScopes:
-    """The Keras scopes of the thread that makes it; called, it enters them on another one.
-
-    Attributes:
-        found: what is set in them, by Keras' own names.
-    """
-
-    def __init__(self) -> None:
-        values = {name: global_state.get_global_attribute(name) for name in _SCOPES}
-        self.found: Mapping[str, Any] = {
-            name: value for name, value in values.items() if value not in (None, {})
-        }
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        before = {name: global_state.get_global_attribute(name) for name in _SCOPES}
-        _set_scopes({name: self.found.get(name) for name in _SCOPES})
-        try:
-            yield
-        finally:
-            _set_scopes(before)
-
-
-def _set_scopes(values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        if value is not None:
-            global_state.set_global_attribute(name, value)
-        else:
-            global_state.set_global_attribute(name, {} if name.endswith("dict") else None)
+def safe_mode_here(wanted: bool) -> bool:
+    """Return whether Keras is in safe mode, where a load asks for that or not."""
+    set_by_scope = serialization_lib.in_safe_mode()
+    return wanted if set_by_scope is None else bool(set_by_scope)

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from ._assign import recording
 from ._build import Skeleton, deserialize
+from ._caller import CapturedScopes, in_pristine_thread
 from ._legacy import build_legacy, parse_legacy
 from ._rebind import drop, exchange
 from ._saved_model import Reconstruction
@@ -33,7 +34,9 @@ def _try_everything() -> None:
     if keras.backend.backend() != "tensorflow":
         raise AssertionError(f"Keras runs on {keras.backend.backend()}, not on TensorFlow")
     layers = keras.layers
-    stock = keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.BatchNormalization()])
+    # An initialiser that draws no seed: the program's own draws are not to change.
+    dense = layers.Dense(2, kernel_initializer="ones")
+    stock = keras.Sequential([keras.Input((3,)), dense, layers.BatchNormalization()])
     config = keras.saving.serialize_keras_object(stock)
     state: dict[str, Array] = {}
     for index, layer in enumerate(stock.layers):
@@ -55,9 +58,12 @@ def _try_everything() -> None:
             raise AssertionError(f"{variable.path} has other values than the file")
         if type(variable.value) is not type(stock.weights[0].value):
             raise AssertionError(f"{variable.path} is a {type(variable.value)}")
+        if variable.value.name != f"{variable.path}:0":
+            raise AssertionError(f"{variable.path} has the name {variable.value.name}")
     built(np.ones((1, 3), "float32"))
     _try_recording(built, state)
     _try_legacy()
+    _try_scopes()
 
 
 def _try_recording(built: keras.Model, state: dict[str, Array]) -> None:
@@ -74,11 +80,14 @@ def _try_recording(built: keras.Model, state: dict[str, Array]) -> None:
             raise AssertionError(f"{variable.path} did not get its new value")
 
 
+_ONES = {"kernel_initializer": {"class_name": "Ones", "config": {}}}
+
+
 def _try_legacy() -> None:
     """Build a model from a config as Keras 2 wrote it."""
     layers = [
         {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 3], "name": "in"}},
-        {"class_name": "Dense", "config": {"units": 2, "name": "dense"}},
+        {"class_name": "Dense", "config": {"units": 2, "name": "dense", **_ONES}},
     ]
     skeleton = Skeleton()
     with skeleton.active():
@@ -89,6 +98,30 @@ def _try_legacy() -> None:
     skeleton.finish()
     if [variable.shape for variable in built.weights] != [(3, 2), (2,)]:
         raise AssertionError(f"a legacy model has other weights: {built.weights}")
+
+
+def _try_scopes() -> None:
+    """Take what this thread has set to another one, and back what that one sets."""
+    count = keras.backend.get_uid("asyncload")
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope(), tf.name_scope("a"):
+        keras.config.set_dtype_policy("float64")
+        captured = CapturedScopes()
+        found = in_pristine_thread(lambda: _found_in(captured))
+    if captured.reason is None or CapturedScopes().reason is not None:
+        raise AssertionError("scopes of the caller are not noticed")
+    if found != (strategy, "a/v:0", "float64", count + 1):
+        raise AssertionError(f"scopes of the caller are lost: {found}")
+    captured.hand_back()
+    if keras.backend.get_uid("asyncload") != count + 2:
+        raise AssertionError("automatic names are used twice")
+
+
+def _found_in(scopes: CapturedScopes) -> tuple[Any, str, str, int]:
+    with scopes():
+        name = tf.Variable(0.0, name="v").name
+        policy, count = keras.config.dtype_policy().name, keras.backend.get_uid("asyncload")
+        return tf.distribute.get_strategy(), name, policy, count
 
 
 def _aligned(value: Array) -> Array:
@@ -226,7 +259,7 @@ def fast_path() -> bool:
 
 def _passes(test: Callable[[], None], stock: str) -> bool:
     try:
-        test()
+        in_pristine_thread(test)
     except Exception as error:
         _logger.debug("the fast path failed its self-test", exc_info=True)
         warnings.warn(

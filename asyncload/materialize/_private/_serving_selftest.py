@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from asyncload.formats.protobuf import as_view, fields
 
+from ._caller import in_pristine_thread
 from ._serving import Draft, Library, assign, variable_handle
 from ._variables import as_tensor
 
@@ -62,7 +63,7 @@ def serving_path() -> bool:
     Warns once if they do not, and says with which version.
     """
     try:
-        _try_everything()
+        in_pristine_thread(_try_everything)
     except Exception as error:
         _logger.debug("the fast path for SavedModels failed its self-test", exc_info=True)
         warnings.warn(

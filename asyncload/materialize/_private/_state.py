@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,25 +12,45 @@ from keras.src.layers.layer import Layer
 from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 
+from ._caller import in_pristine_thread
 from ._variables import Array, in_load, rest_in_skeleton
 
-__all__ = ["StateLoader", "StateStore", "loads_its_own_way", "quick_walk"]
+__all__ = [
+    "StateLoader",
+    "StateStore",
+    "copying_for_own_ways",
+    "loads_its_own_way",
+    "quick_walk",
+]
+
+_NAMES = "object_name_uids"
 
 
 @functools.cache
-def _skipset(kind: str) -> frozenset[str]:
-    # Keras makes an object of the kind to see what it has, and a Recording allows no new variables.
-    scope = global_state.get_global_attribute("stateless_scope")
-    global_state.set_global_attribute("stateless_scope", None)
-    try:
-        return frozenset(saving_lib.get_attr_skipset(kind))
-    finally:
-        global_state.set_global_attribute("stateless_scope", scope)
+def _skipset(kind: str) -> tuple[frozenset[str], Mapping[str, int]]:
+    """Return what Keras skips in objects of a kind, and the automatic names that asking uses up."""
+
+    def ask() -> tuple[frozenset[str], Mapping[str, int]]:
+        skipset = frozenset(saving_lib.get_attr_skipset(kind))
+        return skipset, dict(global_state.get_global_attribute(_NAMES, {}))
+
+    # Keras makes an object of the kind to see what it has.
+    return in_pristine_thread(ask)
+
+
+def _use_names(kind: str, times: int = 1) -> None:
+    """Count as Keras does, which asks anew for each object, and makes one each time."""
+    _, used = _skipset(kind)
+    names = global_state.get_global_attribute(
+        _NAMES, collections.defaultdict(int), set_to_default=True
+    )
+    for name, number in used.items():
+        names[name] += number * times
 
 
 @functools.cache  # for one load: a program may add attributes to its classes between two
 def _class_attributes(cls: type, kind: str) -> tuple[str, ...]:
-    skipset = _skipset(kind)
+    skipset, _ = _skipset(kind)
     return tuple(a for a in dir(cls) if not a.startswith("__") and a not in skipset)
 
 
@@ -37,7 +58,8 @@ def _walk(saveable: Any) -> Iterator[tuple[str, Any]]:
     """Yield the children that ``saving_lib._walk_saveable`` yields and its callers look at."""
     rest_in_skeleton()
     kind = saveable._obj_type()
-    skipset = _skipset(kind)
+    skipset, _ = _skipset(kind)
+    _use_names(kind)
     if kind in ("Sequential", "Functional"):
         yield "layers", saveable.layers
     own = [a for a in vars(saveable) if not a.startswith("__") and a not in skipset]
@@ -72,6 +94,7 @@ class StateStore(saving_lib.H5IOStore):  # type: ignore[misc]
 
     Attributes:
         taken: ids of the arrays that were asked for.
+        copies: whether whoever asks gets copies, which can be written to, as from a file.
     """
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
@@ -79,6 +102,7 @@ class StateStore(saving_lib.H5IOStore):  # type: ignore[misc]
         self.groups: dict[str, dict[str, Array]] = {}
         self._entry: Mapping[str, Array] = {}
         self.path = ""
+        self.copies = False
         self.taken: set[int] = set()
         for path, array in arrays.items():
             group, _, name = f"/{path}".rpartition("/vars/")
@@ -99,7 +123,7 @@ class StateStore(saving_lib.H5IOStore):  # type: ignore[misc]
     def __getitem__(self, key: str) -> Any:
         array = self._entry[key]
         self.taken.add(id(array))
-        return array
+        return array.copy() if self.copies else array
 
     def keys(self) -> Any:
         """Return the names of the variables of the object asked for last."""
@@ -123,6 +147,20 @@ class StateStore(saving_lib.H5IOStore):  # type: ignore[misc]
     def close(self) -> None:
         """Let go of the arrays."""
         self.groups, self._entry = {}, {}
+
+
+def copying_for_own_ways(stock: Callable[..., None]) -> Callable[..., None]:
+    """Override ``saving_lib._load_state``: a class that is not Keras' may write to its arrays."""
+
+    @functools.wraps(stock)
+    def _load_state(saveable: Any, weights_store: Any, *args: Any, **options: Any) -> None:
+        if isinstance(weights_store, StateStore):
+            weights_store.copies = hasattr(saveable, "load_own_variables") and loads_its_own_way(
+                saveable
+            )
+        stock(saveable, weights_store, *args, **options)
+
+    return _load_state
 
 
 class _Errors(dict[int, tuple[Any, Exception]]):
@@ -163,7 +201,9 @@ class StateLoader:
 
     def load(self, model: Any) -> None:
         """Load what `model` owns and has not been loaded yet; a second call finds what is new."""
-        self._visited.discard(id(model))
+        if id(model) in self._visited:  # which stock visits once
+            self._visited.remove(id(model))
+            _use_names(model._obj_type(), -1)
         saving_lib._load_state(
             model,
             weights_store=self._store,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops, tensor_shape
 from tensorflow.python.ops import (
@@ -29,14 +32,17 @@ __all__ = [
     "in_load",
     "in_skeleton",
     "initialising",
+    "made_when_read",
     "rest_in_skeleton",
+    "scope_of_name",
     "still_deferred",
     "without_initialiser",
 ]
 
 Array = npt.NDArray[Any]
 # Of this thread: .unbound and .origins, the variables without a value of the Skeleton that is
-# active and the arrays that others got theirs from, and .recording.
+# active and the arrays that others got theirs from, and .recording. A variable without a value is
+# kept, by its id, with the name scope of TensorFlow in which it would have got one.
 here = threading.local()
 
 
@@ -82,7 +88,8 @@ def _handle_data(shape: Any, dtype: Any) -> Any:
 def _bind(variable: Any, tensor: Any) -> None:
     """Give a Keras variable that has no value yet this one, sharing its memory."""
     value = resource_variable_ops.ResourceVariable.__new__(resource_variable_ops.ResourceVariable)
-    name = variable.name
+    _, scope = here.unbound.get(id(variable), (None, context.context().scope_name))
+    name = f"{scope}{variable.name}"
     unique = f"{name}_{ops.uid()}"
     shape, dtype = tensor.shape, tensor.dtype
     handle = gen_resource_variable_ops.var_handle_op(
@@ -110,6 +117,28 @@ def _bind(variable: Any, tensor: Any) -> None:
     variable._initializer = None
 
 
+def _leave_unbound(variable: Any) -> None:
+    here.unbound[id(variable)] = variable, context.context().scope_name
+
+
+@contextmanager
+def scope_of_name(scope: str) -> Iterator[None]:
+    """Have TensorFlow name variables by this prefix until the block ends."""
+    eager = context.context()
+    before, eager.scope_name = eager.scope_name, scope
+    try:
+        yield
+    finally:
+        eager.scope_name = before
+
+
+def _initialise(variable: Any, value: Any) -> None:
+    _, scope = here.unbound.get(id(variable), (None, context.context().scope_name))
+    with scope_of_name(scope):
+        variable._initialize(value)
+    variable._initializer = None
+
+
 def without_initialiser(stock: Callable[..., None]) -> Callable[..., None]:
     """Override ``Variable._initialize_with_initializer``: the value comes later."""
 
@@ -118,7 +147,7 @@ def without_initialiser(stock: Callable[..., None]) -> Callable[..., None]:
         if in_skeleton():
             self._value = None
             self._initializer = initializer
-            here.unbound.append(self)
+            _leave_unbound(self)
         else:
             stock(self, initializer)
 
@@ -131,11 +160,29 @@ def still_deferred(stock: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(stock)
     def _deferred_initialize(self: Any) -> None:
         if in_skeleton():
-            here.unbound.append(self)
+            _leave_unbound(self)
         else:
             stock(self)
 
     return _deferred_initialize
+
+
+def made_when_read(stock: Any) -> property:
+    """Override ``Variable.value``: who asks for it in a ``build``, say, gets a variable of stock's.
+
+    Within a StatelessScope, or a graph, stock gives a placeholder too.
+    """
+
+    def value(self: Any) -> Any:
+        if self._value is None and in_skeleton() and _is_wanted_at_once():
+            _initialise(self, lambda: self._initializer(self._shape, self._dtype))
+        return stock.fget(self)
+
+    return property(value, doc=stock.__doc__)
+
+
+def _is_wanted_at_once() -> bool:
+    return tf.executing_eagerly() and not in_stateless_scope()
 
 
 def binding(stock: Callable[..., None]) -> Callable[..., None]:
@@ -148,8 +195,7 @@ def binding(stock: Callable[..., None]) -> Callable[..., None]:
         elif isinstance(value, ops.EagerTensor) and value.dtype.name == self._dtype:
             _bind(self, value)
         else:
-            self._initialize(value)
-            self._initializer = None
+            _initialise(self, value)
 
     return _direct_assign
 
@@ -177,8 +223,7 @@ def initialising(stock: Callable[[Any, Any], Any]) -> Callable[..., Any]:
         # A model inside the model may be compiled before its values have come; its optimizer
         # identifies variables by the TensorFlow variable, so there has to be one.
         if in_skeleton() and getattr(variable, "_value", variable) is None:
-            variable._initialize(lambda: variable._initializer(variable._shape, variable._dtype))
-            variable._initializer = None
+            _initialise(variable, lambda: variable._initializer(variable._shape, variable._dtype))
         return stock(self, variable)
 
     return _var_key
