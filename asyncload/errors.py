@@ -19,6 +19,7 @@
     ├── MismatchError                weights and model do not fit: every tensor (also ValueError)
     ├── WouldOverwrite               a fetch would replace another file  (also FileExistsError)
     ├── MemoryLimitExceeded          the memory for a load cannot be had  (also MemoryError)
+    ├── NotInstalled                 TensorFlow or Keras is missing  (also ModuleNotFoundError)
     ├── LoaderClosed                 the Loader was closed           (also RuntimeError)
     └── ServingError                 a ModelSlot or a ModelCache cannot do what it was asked
         ├── SlotEmpty                the slot has no model, and none is on its way
@@ -29,7 +30,9 @@
 
 Each message says which URI, which tensor where there is one, what was expected and
 found, and what to do. Errors of other libraries are translated where they enter, and
-kept as ``__cause__``.
+kept as ``__cause__``; as ``__context__`` where ours is one of the same kind, and so says the same
+(`NotFound` of a ``FileNotFoundError``). They are raised where the user awaits; the way that they
+took before stands in the log, at DEBUG.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ __all__ = [
     "MismatchError",
     "NotApplicable",
     "NotFound",
+    "NotInstalled",
     "ServingClosed",
     "ServingError",
     "SlotEmpty",
@@ -197,6 +201,10 @@ class WouldOverwrite(AsyncloadError, FileExistsError):
 
 class MemoryLimitExceeded(AsyncloadError, MemoryError):
     """The memory that a load needs cannot be had."""
+
+
+class NotInstalled(AsyncloadError, ModuleNotFoundError):
+    """A model needs TensorFlow or Keras; the message says how to install them."""
 
 
 class LoaderClosed(AsyncloadError, RuntimeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -27,13 +28,15 @@ Uri = Annotated[
     str, typer.Argument(metavar="URI", help="a path, file://, s3://, gs://, az://, https://")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
-Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the log, and the traceback of an error")]
 
 _INTERRUPTED, _TERMINATED = 130, 143  # what shells expect after SIGINT and SIGTERM
 
 
 def guard(command: Callable[[], Awaitable[None]], debug: bool) -> None:
     """Run a command on uvloop; an error becomes a line on standard error and exit code 1."""
+    if debug:
+        _show_log()
     try:
         _run(command)
     except KeyboardInterrupt:
@@ -49,6 +52,12 @@ def guard(command: Callable[[], Awaitable[None]], debug: bool) -> None:
             raise
         typer.echo(f"asyncload: {_one_line(error)}", err=True)
         raise typer.Exit(1) from None
+
+
+def _show_log() -> None:
+    """Write all of the log to standard error, the way of each failure included."""
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("asyncload").setLevel(logging.DEBUG)
 
 
 def end_in_order() -> None:

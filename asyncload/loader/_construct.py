@@ -26,6 +26,7 @@ from asyncload.resting import carried
 from asyncload.sources import LocalReader
 from asyncload.workers import in_own_thread
 
+from ._extra import wanting_tensorflow
 from ._options import LoadOptions
 from ._stock import on_disk, own_path
 from ._to_end import run_to_end
@@ -169,7 +170,8 @@ class Construction:
 
     def _read(self, make: _Maker, kind: str, documents: Mapping[str, bytes]) -> None:
         # Imports TensorFlow, if the program has not: seconds, so it belongs on this thread.
-        self._build = make.build(kind)
+        with wanting_tensorflow(self._uri):
+            self._build = make.build(kind)
         settle()
         self._build.read(documents)
 

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from asyncload.events import Event, Observer
 
+from ._brief import brief
 from ._loader import Loader
 from ._reports import guarded
 from ._takes import signature_with_types
@@ -88,6 +89,7 @@ def _of_running_loop(
     call: Callable[..., Any]
     if inspection.iscoroutinefunction(method):
 
+        @brief
         @functools.wraps(method)
         async def call(*args: Any, **kwargs: Any) -> Any:
             return await method(default_loader(), *args, **kwargs)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from asyncload.events import Kind, Observer
 from asyncload.interfaces import ListEntry
 
+from ._brief import brief
 from ._fetch import Fetched, FetchOptions
 from ._flow import Flow
 from ._load import Load
@@ -37,6 +38,7 @@ class Files(ABC):
     ) -> Load[Result]:
         """Start work on what is at a URI."""
 
+    @brief
     async def ls(
         self,
         uri: URI,
@@ -64,6 +66,7 @@ class Files(ABC):
             storage_options=storage_options,
         )
 
+    @brief
     async def fetch(
         self,
         uri: URI,

@@ -20,4 +20,8 @@ async def first_error() -> AsyncIterator[anyio.abc.TaskGroup]:
         error: BaseException = errors
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        raise error from error.__cause__
+        context = error.__context__
+        try:
+            raise error from error.__cause__
+        finally:
+            error.__context__ = context  # the group says nothing new

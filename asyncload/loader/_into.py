@@ -15,6 +15,7 @@ import numpy.typing as npt
 from asyncload.errors import FormatError
 from asyncload.manifest import Manifest
 
+from ._extra import wanting_tensorflow
 from ._options import IntoOptions, not_applicable
 from ._to_end import run_to_end
 
@@ -124,10 +125,11 @@ def _make(target: Any, manifest: Manifest, options: IntoOptions, uri: str) -> As
     """
     form = manifest.format
     _check_options(form, options, uri)
-    if form in _CHECKPOINTS:
-        return _make_checkpoint(target, options, uri)
-    if form in _STATE | _NAMED | {_LEGACY}:
-        return _make_keras(target, form, options, uri)
+    with wanting_tensorflow(uri):
+        if form in _CHECKPOINTS:
+            return _make_checkpoint(target, options, uri)
+        if form in _STATE | _NAMED | {_LEGACY}:
+            return _make_keras(target, form, options, uri)
     raise FormatError(
         f"is of format {form}, which cannot be loaded into an object. Into a Keras model or layer "
         "load a .keras, .weights.h5, .weights.json or legacy .h5 file, or safetensors or npz whose "

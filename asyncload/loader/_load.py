@@ -13,6 +13,7 @@ from asyncload.errors import LoaderClosed
 from asyncload.events import Event, Finished, Progress
 from asyncload.interfaces import Urgency
 
+from ._brief import brief
 from ._options import Priority
 from ._reports import Reports
 from ._retained import Retained
@@ -74,6 +75,7 @@ class Load(Generic[Result]):
     def __await__(self) -> Generator[Any, None, Result]:
         return self._wait().__await__()
 
+    @brief
     async def _wait(self) -> Result:
         self._waiters += 1
         self._urgency_changed()
@@ -87,6 +89,7 @@ class Load(Generic[Result]):
             self._waiters -= 1
             self._urgency_changed()
 
+    @brief
     async def settled(self) -> Result:
         """Await it; if that is cancelled, end when the work has: for what changes an object."""
         try:
@@ -231,6 +234,7 @@ class Load(Generic[Result]):
     def _fail(self, failure: Exception) -> None:
         if not self._future.done():
             self._failure = failure
+            self.reports.failed(failure)
             self._future.set_exception(failure)
 
     def __repr__(self) -> str:

@@ -22,6 +22,7 @@ from asyncload.resting import carried
 from asyncload.sources import CACHE_BYTES, Stores
 from asyncload.workers import Workers
 
+from ._brief import Brief, brief
 from ._files import Files
 from ._flow import Flow
 from ._groups import first_error
@@ -227,6 +228,7 @@ class Loader(Files, Closing):
         )
 
     @takes(LoadRequest)
+    @brief
     async def load(self, request: LoadRequest) -> Any:
         """Load what a URI holds.
 
@@ -287,6 +289,7 @@ class Loader(Files, Closing):
         load = self._begin(request)
         return await (load if request.reuse is None else load.settled())
 
+    @brief
     async def load_weights(
         self,
         uri: URI,
@@ -327,6 +330,7 @@ class Loader(Files, Closing):
         )
 
     @takes(IntoRequest)
+    @brief
     async def load_into(self, request: IntoRequest) -> None:
         """Load new values into an object that lives: all of them, or none.
 
@@ -368,6 +372,7 @@ class Loader(Files, Closing):
         )
         await load.settled()
 
+    @brief
     async def inspect(
         self,
         uri: URI,
@@ -394,6 +399,7 @@ class Loader(Files, Closing):
             observer=observer,
         )
 
+    @brief
     async def names(
         self, uri: URI, *, storage_options: Mapping[str, Any] | None = None
     ) -> list[str] | None:
@@ -437,12 +443,13 @@ class Loader(Files, Closing):
         storage = self._storage(storage_options)
         reports = self._launcher.reports(uri, "weights", observer)
         flow = Flow(uri, self._resources, storage, emit=reports.emit)
-        with reports.reported():
+        with Brief(), reports.reported():
             async with aclosing(flow.stream()) as tensors:
                 async for item in tensors:
                     yield item
 
     @takes(ManyRequest)
+    @brief
     async def load_many(self, request: ManyRequest) -> list[Any]:
         """Load several URIs at once.
 

@@ -82,6 +82,7 @@ def _outcome(future: asyncio.Future[Mapping[str, Array]], index: int, uri: str) 
     if not isinstance(error, Exception):
         raise error
     if isinstance(error, AsyncloadError):
+        error.__traceback__ = None
         error.uri = error.uri or uri
         return PartResult(index, uri, error=error)
     translated = DecodeError(f"decode raised {type(error).__name__}: {error}", uri=uri)

@@ -85,6 +85,11 @@ class Reports:
         self._began = event.time
         return event
 
+    def failed(self, failure: Exception) -> None:
+        """Write to the log where a failure comes from, which whoever awaits is not shown."""
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("%s: the way of its failure", printable(self.uri), exc_info=failure)
+
     def finished(self, error: str | None) -> Finished:
         """Return the event of its end.
 

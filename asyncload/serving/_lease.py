@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from asyncload.errors import LeaseTimeout
+from asyncload.loader._brief import brief
 from asyncload.loader._retained import Retained
 from asyncload.redaction import shown
 
@@ -142,6 +143,7 @@ class Lease:
         self._task: asyncio.Task[Any] | None = None
         self._since = 0.0
 
+    @brief
     async def __aenter__(self) -> Any:
         if self._generation is not None:
             raise RuntimeError("this lease is held already; ask for another with lease()")

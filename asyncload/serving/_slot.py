@@ -22,6 +22,7 @@ from asyncload.errors import (
     SwapSuperseded,
 )
 from asyncload.events import Observer
+from asyncload.loader._brief import brief
 from asyncload.loader._default import default_loader
 from asyncload.loader._loader import Loader
 from asyncload.loader._options import ModelOptions, Priority
@@ -138,6 +139,7 @@ class ModelSlot(Closing):
 
     # --- its life ------------------------------------------------------------------------
 
+    @brief
     async def __aenter__(self) -> Self:
         if self._host is not None:
             raise RuntimeError("a ModelSlot is entered once; make another")
@@ -280,6 +282,7 @@ class ModelSlot(Closing):
 
     # --- swaps -----------------------------------------------------------------------------
 
+    @brief
     async def swap(self, to: URI | int, *, priority: Priority = "background") -> Swapped:
         """Bring another model, and serve it.
 
@@ -315,6 +318,7 @@ class ModelSlot(Closing):
             return await swaps.run(Target(uri, version), priority=priority)
         return await swaps.run(await self._version(to), priority=priority)
 
+    @brief
     async def rollback(self) -> Swapped:
         """Swap back to what served before; again, to what served before that, and so on.
 

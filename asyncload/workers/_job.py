@@ -79,7 +79,8 @@ class _RemoteTraceback(Exception):
     """The traceback of an error, as it was in the worker."""
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
+        trace = str(self.args[0])
+        return f'\n"""\n{trace}"""' if "\n" in trace else trace
 
 
 class Job:
@@ -161,7 +162,15 @@ class _PackedJob:
                 function, args = pickle.loads(self._packed)  # noqa: S301 - the parent made it
                 return Outcome(function(*args))
         except BaseException as error:  # noqa: BLE001 - all of it is reported
-            return Outcome(error=_sendable(error), trace=traceback.format_exc())
+            return Outcome(error=_sendable(error), trace=_trace(error))
+
+
+def _trace(error: BaseException) -> str:
+    """Return where an error comes from, as text; of one raised on purpose, what it translates."""
+    if not isinstance(error, AsyncloadError):
+        return traceback.format_exc()
+    cause = error.__cause__
+    return "" if cause is None else "".join(traceback.format_exception_only(cause)).strip()
 
 
 @contextmanager
