@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from asyncload.errors import NotFound, TooLarge
+from asyncload.errors import NotFound, SourceError, TooLarge
 from asyncload.interfaces import Indexing, Reader
 from asyncload.manifest import Manifest, TensorEntry
 
@@ -73,7 +73,9 @@ class KerasFolder:
 async def _open(indexing: Indexing, name: str) -> Reader | None:
     try:
         return await indexing.source.open(name)
-    except NotFound:
+    except SourceError as error:
+        if not error.may_be_absent:
+            raise
         return None
 
 
@@ -103,7 +105,9 @@ async def _open_assets(indexing: Indexing) -> dict[str, TensorEntry]:
     """Open what lies below ``assets/``; a server that lists no folders has none."""
     try:
         listed = await indexing.source.entries(recursive=True)
-    except NotFound:
+    except SourceError as error:
+        if not error.may_be_absent:
+            raise
         return {}
     names = [entry.name for entry in listed if entry.name.startswith(ASSETS)]
     entries: dict[str, TensorEntry] = {}

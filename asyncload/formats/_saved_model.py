@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from asyncload.errors import Corrupt, NotFound, TooLarge
+from asyncload.errors import Corrupt, NotFound, SourceError, TooLarge
 from asyncload.interfaces import Indexing, Reader
 from asyncload.manifest import Manifest, TensorEntry
 
@@ -126,7 +126,9 @@ async def _index_variables(indexing: Indexing) -> Bundle:
         return Bundle({}, None)
     try:
         index = await indexing.source.open(prefix + INDEX_SUFFIX)
-    except NotFound as error:
+    except SourceError as error:
+        if not (error.may_be_absent if names is None else isinstance(error, NotFound)):
+            raise
         if names is not None and await _has_shards(indexing, prefix):
             raise NotFound(
                 "is missing, though its shards are there; copy all of the SavedModel's folder",
@@ -141,7 +143,10 @@ async def _listed(indexing: Indexing) -> list[str] | None:
     """Return the names in the folder; ``None`` where they cannot be had."""
     try:
         return await indexing.source.list()
-    except NotFound:  # a server, which lists no folders
+    except SourceError as error:
+        # Servers list no folders, and stores not to everybody.
+        if not error.may_be_absent:
+            raise
         return None
 
 
@@ -154,9 +159,11 @@ async def _open_assets(indexing: Indexing, names: list[str]) -> dict[str, Tensor
     async def open_asset(name: str) -> Reader | None:
         try:
             return await indexing.source.open(name)
-        except NotFound as error:
-            if name == WARMUP_REQUESTS:
+        except SourceError as error:
+            if name == WARMUP_REQUESTS and error.may_be_absent:
                 return None
+            if not isinstance(error, NotFound):
+                raise
             raise Corrupt(
                 f"its asset {name!r} is missing; copy all of the SavedModel's folder",
                 uri=indexing.source.uri,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from asyncload.errors import NotFound, SourceError, UnknownFormat
+from asyncload.errors import SourceError, UnknownFormat
 from asyncload.formats import FOLDERS, SAVED_MODEL
 from asyncload.interfaces import Compound, Indexing, Reader, Source
 from asyncload.sources import OWN, check_name
@@ -75,8 +75,10 @@ async def choose(indexing: Indexing) -> Choice:
     if reader.name == SAVED_MODEL:
         try:
             return await _everything(source, chosen.name, last=SAVED_MODEL)
-        except NotFound:  # on a server, which lists no folders: what the program names, then
-            pass
+        except SourceError as error:
+            # Servers list no folders, and stores not to everybody: what the program names, then.
+            if not error.may_be_absent:
+                raise
     own = source.name if _is_of_its_own(reader, source) else ""
     indexing.files.add(reader)
     if isinstance(chosen, Compound):

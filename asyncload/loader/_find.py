@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncload.errors import NotFound, Unsafe
+from asyncload.errors import NotFound, SourceError, Unsafe
 from asyncload.formats import FOLDERS, PREFIXES, detect, detect_by_name, detect_folder
 from asyncload.interfaces import Format, Reader, Source
 
@@ -20,7 +20,9 @@ async def find_format(source: Source) -> tuple[Format, Reader]:
     """
     try:
         names = await source.list()
-    except NotFound as error:
+    except SourceError as error:
+        if not error.may_be_absent:
+            raise
         return await _by_prefix(source, error)
     if names is not None:
         return await _in_folder(source, names)
@@ -41,14 +43,22 @@ async def _in_folder(source: Source, names: list[str]) -> tuple[Format, Reader]:
             files.remove(member)
 
 
-async def _by_prefix(source: Source, missing: NotFound) -> tuple[Format, Reader]:
-    if source.uri.endswith("/"):  # a folder of a store that lists none: an HTTP server
+async def _by_prefix(source: Source, missing: SourceError) -> tuple[Format, Reader]:
+    """Look for files that the URI only begins to name; ``missing`` is raised if there are none."""
+    folder = source.uri.endswith("/")  # of a store that lists none: an HTTP server
+    refused: SourceError | None = None
+    if folder:
         candidates = list(FOLDERS)
     else:
         candidates = [(source.name + ending, chosen) for ending, chosen in PREFIXES]
     for name, chosen in candidates:
         try:
             return chosen, await source.open(name)
-        except (NotFound, Unsafe):  # no file has such a name
+        except Unsafe:  # no file has such a name
             continue
-    raise missing
+        except SourceError as error:
+            if not error.may_be_absent:
+                raise
+            if not isinstance(error, NotFound):
+                refused = refused or error  # one of them has to be there, and may be
+    raise refused if refused is not None and (folder or isinstance(missing, NotFound)) else missing

@@ -229,7 +229,7 @@ def check_present(keys: CheckpointKeys, present: Collection[str], *, uri: str) -
 def _no_values(variable: str) -> str:
     return (
         f"has no values of its variables, such as {variable!r}: variables/variables.index is "
-        "missing; copy all of the SavedModel's folder"
+        "missing, or may not be read; copy all of the SavedModel's folder"
     )
 
 

@@ -6,7 +6,14 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from asyncload.errors import NotFound, ServingClosed, ServingError, SwapSuperseded, UnknownFormat
+from asyncload.errors import (
+    NotFound,
+    ServingClosed,
+    ServingError,
+    SourceError,
+    SwapSuperseded,
+    UnknownFormat,
+)
 from asyncload.formats import detect_folder
 from asyncload.redaction import shown
 
@@ -42,7 +49,9 @@ class Opening:
         """Return the folder of versions that the URI names; ``None`` if it names a model."""
         try:
             names = await self._base.names()
-        except NotFound:
+        except SourceError as error:
+            if not error.may_be_absent:
+                raise
             # A checkpoint's prefix, what an HTTP server has, or a folder that is yet to come.
             remote = self._uri.lower().startswith(("http://", "https://"))
             return self._base if self._uri.endswith("/") and not remote else None

@@ -128,7 +128,9 @@ class ObjectSource(Closing):
             else:
                 try:
                     await self.list()
-                except NotFound:
+                except SourceError as error:
+                    if not error.may_be_absent:
+                        raise
                     self._folder = False
         return bool(self._folder)
 
