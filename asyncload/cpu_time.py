@@ -7,7 +7,14 @@ import os
 import threading
 import time
 
-__all__ = ["count_as_ours", "limited", "program_seconds", "usable_cpus"]
+__all__ = [
+    "allowed_cpus",
+    "count_as_ours",
+    "limited",
+    "loading_seconds",
+    "program_seconds",
+    "usable_cpus",
+]
 
 
 class _OurThreads:
@@ -43,6 +50,15 @@ def count_as_ours() -> None:
         _ours.add()
 
 
+def loading_seconds() -> float | None:
+    """Return the CPU time of the threads that load, since this process began.
+
+    Returns:
+        Seconds; ``None`` where the system does not tell threads apart.
+    """
+    return _ours.seconds() if _CAN_TELL else None
+
+
 def program_seconds() -> float | None:
     """Return the CPU time of all of this process's threads but ours, since it began.
 
@@ -59,7 +75,15 @@ _QUOTA = "/sys/fs/cgroup/cpu.max"
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs this process may use: of its affinity and its container, 1 at least."""
+    """Return how many CPUs this process may use at once, 1 at least."""
+    return max(1, math.ceil(allowed_cpus()))
+
+
+def allowed_cpus() -> float:
+    """Return how many CPUs' time this process may use: of its affinity and its container.
+
+    A container may have a part of a CPU, or 1.5 of them.
+    """
     has_affinity = hasattr(os, "sched_getaffinity")
     cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     try:
@@ -69,14 +93,15 @@ def usable_cpus() -> int:
         return cpus
 
 
-def limited(cpus: int, quota: str) -> int:
-    """Return how many CPUs a quota leaves of those that there are, rounded up, 1 at least.
+def limited(cpus: int, quota: str) -> float:
+    """Return how many CPUs a quota leaves of those that there are.
 
     Args:
         cpus: that there are.
         quota: what ``cpu.max`` says; anything else limits nothing.
     """
     match quota.split():
-        case [allowed, period] if allowed.isdecimal() and period.isdecimal() and int(period):
-            return max(1, min(cpus, math.ceil(int(allowed) / int(period))))
+        case [allowed, period] if allowed.isdecimal() and period.isdecimal():
+            if int(allowed) and int(period):
+                return min(cpus, int(allowed) / int(period))
     return cpus

@@ -162,8 +162,10 @@ class Paced(Event):
     """A load in the background goes faster or slower, as the program's own work allows.
 
     Attributes:
-        pace: the share of one CPU that loads in the background may take, from 0.03 to 1.
-        stall: seconds, the longest of late.
+        pace: from 0.03 to 1. While the program leaves half of the CPUs, the part of its time that
+            each thread of the load works: 0.6 and more. Beside a busier program, the share of one
+            CPU that all loads in the background may take. 1 for a load that somebody awaits.
+        stall: seconds, the longest for which loads held the loop up of late.
     """
 
     pace: float

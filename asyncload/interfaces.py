@@ -78,7 +78,7 @@ class Urgency(IntEnum):
     """How urgent a load is; it may change while the load goes on. The lowest goes first."""
 
     DEMAND = 0  # somebody needs it now
-    AWAITED = 1  # it was asked for in the background, and somebody waits for it
+    AWAITED = 1  # somebody waits for it who has something to go on with: a slot that swaps
     BACKGROUND = 2  # nobody waits for it yet
 
 
@@ -91,6 +91,10 @@ async def _go_on() -> None:
     pass
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Manners:
     """How a load behaves beside others.
@@ -98,15 +102,12 @@ class Manners:
     Attributes:
         urgency: tells how urgent it is by now.
         pause: awaited before each read and each job: there, a load that is not urgent waits.
+        polite: tells whether jobs in other processes let all else on the machine go first by now.
     """
 
     urgency: Callable[[], Urgency] = on_demand
     pause: Callable[[], Awaitable[None]] = _go_on
-
-    @property
-    def polite(self) -> bool:
-        """Whether others go first."""
-        return self.urgency() is not Urgency.DEMAND
+    polite: Callable[[], bool] = _never
 
 
 class Reader(Protocol):

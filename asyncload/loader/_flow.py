@@ -117,7 +117,8 @@ class Flow:
         self._urgency = on_demand if load is None else functools.partial(getattr, load, "urgency")
         self._holds: list[int] = []  # bytes of the budget
         urgency = functools.partial(_inherited, self._urgency, self._holds, resources.budget)
-        self._manners = Manners(urgency, functools.partial(resources.pace.step, urgency))
+        step = functools.partial(resources.pace.step, urgency)
+        self._manners = Manners(urgency, step, lambda: resources.pace.gives_way(urgency()))
         self._announced = False
         self._kept = 0  # bytes of what stays when the load is over
         self._recall = Recall(resources.index_cache, resources.spare_time)

@@ -32,7 +32,8 @@ class Load(Generic[Result]):
 
     Any number of tasks may await it. Cancelling one of them leaves the others waiting;
     when the last one that waited is cancelled, so is the load. A load that nobody has awaited
-    yet goes on by itself.
+    yet goes on by itself. Whoever awaits it needs it now: it goes on as a load on demand. Whoever
+    can wait awaits `patiently`.
 
     What is loaded is shared with all who asked for the same at the same time (see
     `Loader.load`): each has a `Load`, and the work goes on until the last of them was cancelled.
@@ -60,7 +61,7 @@ class Load(Generic[Result]):
         self._future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scope = anyio.CancelScope()
         self._failure: Exception | None = None
-        self._waiters = 0
+        self._waiting: list[Urgency] = []  # of each who waits
         self._events: list[Event] = []
         self._news = asyncio.Event()
         self._ended: Finished | None = None
@@ -73,27 +74,36 @@ class Load(Generic[Result]):
         return self.reports.progress
 
     def __await__(self) -> Generator[Any, None, Result]:
-        return self._wait().__await__()
+        return self._wait(Urgency.DEMAND).__await__()
 
     @brief
-    async def _wait(self) -> Result:
-        self._waiters += 1
+    async def patiently(self) -> Result:
+        """Await it, and leave it in the background: what the program does meanwhile goes first."""
+        return await self._wait(Urgency.AWAITED)
+
+    @brief
+    async def _wait(self, urgency: Urgency) -> Result:
+        self._waiting.append(urgency)
         self._urgency_changed()
         try:
             return await asyncio.shield(self._future)
         except asyncio.CancelledError:
-            if self._waiters == 1:
+            if len(self._waiting) == 1:
                 self.cancel()
             raise
         finally:
-            self._waiters -= 1
+            self._waiting.remove(urgency)
             self._urgency_changed()
 
     @brief
-    async def settled(self) -> Result:
-        """Await it; if that is cancelled, end when the work has: for what changes an object."""
+    async def settled(self, *, patiently: bool = False) -> Result:
+        """Await it; if that is cancelled, end when the work has: for what changes an object.
+
+        Args:
+            patiently: leave it in the background, as `patiently` does.
+        """
         try:
-            return await self
+            return await (self.patiently() if patiently else self)
         except asyncio.CancelledError:
             # Whoever gets this may look at the object.
             await self.over()
@@ -116,7 +126,7 @@ class Load(Generic[Result]):
         """How urgent it is by now."""
         if self.priority == "demand":
             return Urgency.DEMAND
-        return Urgency.AWAITED if self._waiters else Urgency.BACKGROUND
+        return min(self._waiting, default=Urgency.BACKGROUND)
 
     def promote(self) -> None:
         """Make it as urgent as a load on demand: somebody needs it now."""

@@ -104,10 +104,13 @@ class Loader(Files, Closing):
             ``service_account``, ``service_account_key``. Azure: ``account_name``,
             ``account_key``, ``sas_token``, ``connection_string``. And whatever else obstore's
             store of that kind is configured with. Credentials are read once for each bucket.
-        max_stall_ms: milliseconds that this loop may be held up while something is loaded in the
-            background. Such loads take a share of one CPU only, the smaller the busier the program
-            itself is, and smaller still while the loop is held up for longer (`Progress.pace`):
-            they may take many times as long. ``None`` for neither.
+        max_stall_ms: milliseconds for which loads in the background may hold this loop up. Those
+            that do go slower (`Progress.pace`), and so they do beside a busy program. While that
+            leaves half of the CPUs that it may use, each thread that loads works six tenths of the
+            time at least: a load takes three times as long as on demand at most. Beside a busier
+            program, all of them together take a share of one CPU only, down to three hundredths,
+            and a load may take many times as long. What other processes of the machine do slows
+            nothing. ``None`` for no such bound, and to go on however busy the program is.
         max_tensors: that a file may have, or members if it is an archive; ``None`` for any number.
         observer: called with every `Event` of every load, on the loop's thread. If it raises, that
             is logged once, and spoils nothing.
@@ -203,6 +206,8 @@ class Loader(Files, Closing):
     @takes(PrefetchRequest)
     def prefetch(self, request: PrefetchRequest) -> Load[Any]:
         """Start a load, and return it at once: a `Load`, to be awaited when its result is needed.
+
+        Whoever awaits it needs it now: from then on, it goes as fast as a load on demand.
 
         Args: as `load` takes them; but ``priority`` is ``"background"`` by default.
 

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 
-from asyncload.cpu_time import usable_cpus
+from asyncload.cpu_time import allowed_cpus
 from asyncload.events import Paced
 from asyncload.interfaces import Urgency
 from asyncload.materialize.quiet import Attention, responsive
 from asyncload.resting import resting
 
-from ._duty import LEAST, Busyness, Duty
+from ._duty import HALF, LEAST, Busyness, Duty
 from ._load import Load
+from ._stalls import Stalls
 
 __all__ = ["MAX_STALL_MS", "Pace", "next_pace"]
 
@@ -34,33 +35,35 @@ _FRESH = 0.1  # seconds for which what was found of the program and the loop hol
 _MUCH = 0.5  # share that a program leaves which is idle enough for threads to switch often
 
 
-def next_pace(pace: float, stall: float, most: float) -> float:
+def next_pace(pace: float, stall: float, most: float, least: float = LEAST) -> float:
     """Return the pace that the loop allows after a look at it.
 
     Args:
         pace: so far, from 0.03 to 1.
-        stall: the longest of late, seconds.
+        stall: the longest of late that loads have caused, seconds.
         most: that is allowed, seconds.
+        least: the pace that no stall goes below.
     """
     if stall > most:
-        return max(LEAST, pace * _SLOWER)
-    return min(1.0, pace + _FASTER)
+        return max(least, pace * _SLOWER)
+    return min(1.0, max(least, pace) + _FASTER)
 
 
 class Pace:
     """Has loads that are not urgent take little of what others want, too.
 
     They make way for loads on demand, but take a step now and then, so that they end even if
-    there is always one on demand. They take a share of one CPU only, the smaller the busier the
-    program is, and smaller still while the loop stalls. Both are measured only while there are
-    such loads.
+    there is always one on demand. While the program leaves half of the CPUs, each of their threads
+    works six tenths of the time and more. Beside a busier program, all of them together take a
+    share of one CPU only, the smaller the busier it is. They go slower while they hold the loop up.
+    What other processes do slows nothing. All that is measured only while there are such loads.
 
     Args:
-        max_stall_ms: that the loop is to stall at most; ``None`` to go on whatever it does, and
-            however busy the program is.
+        max_stall_ms: that loads may hold the loop up at most; ``None`` to go on whatever it does,
+            and however busy the program is.
 
     Attributes:
-        value: the pace: the share of one CPU, from 0.03 to 1.
+        value: the pace: that share, from 0.03 to 1.
     """
 
     def __init__(self, max_stall_ms: float | None = MAX_STALL_MS) -> None:
@@ -68,10 +71,11 @@ class Pace:
             raise ValueError(f"max_stall_ms has to be more than 0, not {max_stall_ms}")
         self.value = 1.0
         self._most = None if max_stall_ms is None else max_stall_ms / 1000
+        self._cpus = allowed_cpus()
         self._allowed = 1.0  # by the loop's stalls
         self._stall = 0.0  # seconds, by which the pace was set
         self._left = 1.0  # share that the program leaves
-        self._busyness = Busyness(usable_cpus())
+        self._busyness = Busyness(self._cpus)
         self._duty = Duty()
         self._loads: set[Load[object]] = set()
         self._watchers = 0  # how much is under way that is not urgent
@@ -91,8 +95,7 @@ class Pace:
                 yield
             return
         self._loads.add(load)
-        if self.value < 1:
-            self._tell(load)
+        self._tell(load)
         try:
             with self._resting(_urgency_of(load)):
                 yield
@@ -132,13 +135,22 @@ class Pace:
             urgency: of what it works for.
             worked: seconds of its CPU time.
         """
-        return self._duty.rest(worked, self.share(urgency))
+        each = self._busyness.leaves_half
+        return self._duty.rest(worked, self.share(urgency), each=each)
 
     def share(self, urgency: Urgency) -> float:
         """Return the share of one CPU that work may take at present; of any thread."""
         if urgency is Urgency.DEMAND or self._is_demand_under_way():
             return 1.0  # whoever is waited for does not rest
         return self.value
+
+    def gives_way(self, urgency: Urgency) -> bool:
+        """Whether work in other processes is to give way to all else on the machine.
+
+        That is to the machine's other programs, too: only beside a busy program of our own.
+        """
+        paced = self._most is not None and urgency is not Urgency.DEMAND
+        return paced and not self._busyness.leaves_half
 
     def _is_demand_under_way(self) -> bool:
         return any(load.urgency is Urgency.DEMAND for load in tuple(self._loads))
@@ -167,36 +179,44 @@ class Pace:
             self._known.clear()
             self._allowed = 1.0
             self._busyness.begin()
-        late: deque[float] = deque(maxlen=_WINDOW)
+        held_up: deque[float] = deque(maxlen=_WINDOW)
         try:
-            with Attention() as attention:
+            with Attention() as attention, Stalls(self._cpus) as stalls:
                 while True:
                     attention.pay(self._left >= _MUCH)
                     for _ in range(_LOOKS if self._busyness.is_known else 1):
                         begin = time.perf_counter()
                         await asyncio.sleep(_INTERVAL)
-                        late.append(time.perf_counter() - begin - _INTERVAL)
-                    self._set(late)
+                        late = time.perf_counter() - begin - _INTERVAL
+                        held_up.append(stalls.caused(late, self.value * _INTERVAL))
+                    self._set(held_up)
         finally:
             self._known.set()  # whoever waits for it goes on without
 
-    def _set(self, late: deque[float]) -> None:
-        most, stall = self._most or math.inf, max(late)
-        if stall > most or len(late) == late.maxlen:
-            self._allowed = next_pace(self._allowed, stall, most)
-            late.clear()
+    def _set(self, held_up: deque[float]) -> None:
+        most, stall = self._most or math.inf, max(held_up)
         self._left = self._busyness.share()
-        pace = min(self._allowed, self._left)
+        least = HALF if self._busyness.leaves_half else LEAST
+        if stall > most or len(held_up) == held_up.maxlen:
+            self._allowed = next_pace(self._allowed, stall, most, least)
+            held_up.clear()
+        pace = max(least, min(self._allowed, self._left))
         self._known.set()
         self._looked = time.perf_counter()
         if pace != self.value:
             self.value, self._stall = pace, stall
-            for load in tuple(self._loads):
-                self._tell(load)
+        self.urgency_changed()
+
+    def urgency_changed(self) -> None:
+        """Tell loads how fast they go now that some may be on demand."""
+        for load in tuple(self._loads):
+            self._tell(load)
 
     def _tell(self, load: Load[object]) -> None:
-        if load.urgency is not Urgency.DEMAND:
-            load.emit(Paced(uri=load.uri, pace=self.value, stall=self._stall))
+        """Tell a load how fast it goes, if that has changed."""
+        pace = 1.0 if load.urgency is Urgency.DEMAND else self.value
+        if pace != load.progress.pace:
+            load.emit(Paced(uri=load.uri, pace=pace, stall=self._stall))
 
 
 def _urgency_of(load: Load[object]) -> Callable[[], Urgency]:

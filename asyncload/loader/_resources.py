@@ -61,6 +61,7 @@ class Resources:
         """Let in whoever became urgent enough."""
         self.budget.reconsider()
         self.slabs.budget.reconsider()
+        self.pace.urgency_changed()
 
     async def aclose(self) -> None:
         """End workers, threads and connections, and give memory back."""

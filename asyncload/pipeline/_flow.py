@@ -198,7 +198,7 @@ class Flow:
                 source.handle,
                 target.handle,
                 orders,
-                polite=self._manners.polite,
+                polite=self._manners.polite(),
             )
             if job.home is None:
                 await self._copy_out(job, target)

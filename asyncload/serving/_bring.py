@@ -102,7 +102,9 @@ class Bringer:
         entry.load_id = load.reports.load_id
         retained = load.retain()
         try:
-            model = await load.settled()  # nothing may change the spare any more
+            # Patiently: another model serves meanwhile, and its answers go first. If none does,
+            # the priority says so. And to the end: nothing may change the spare any more.
+            model = await load.settled(patiently=True)
         except BaseException:
             retained.release()
             self._spare.give_back(spare)

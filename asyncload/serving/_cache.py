@@ -332,7 +332,7 @@ class ModelCache(Closing):
                 found = await _announced(load)
                 if found is None or found == cached.nbytes or self._take(cached, found):
                     await self._empty()
-                    model = await load
+                    model = await load.patiently()  # as urgent as who asked: see `promote`
                     break
             except BaseException:
                 load.cancel()
