@@ -35,6 +35,10 @@ def load(
     whole: Annotated[
         bool, typer.Option("--whole", help="of a SavedModel, the object and not its signatures")
     ] = False,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="of a SavedModel, the graph with exactly these tags"),
+    ] = None,
     trusted: Annotated[
         bool, typer.Option("--trusted", help="a SavedModel from elsewhere may run")
     ] = False,
@@ -56,6 +60,7 @@ def load(
             uri,
             compile=compile_model,
             whole=whole,
+            tags=tag or None,
             trusted=trusted or None,
             warmup=warmup,
             verify=verify,

@@ -312,7 +312,10 @@ class _Maker:
             from asyncload.materialize.whole import WholeBuild
 
             return WholeBuild(
-                uri=self.source.uri, folder=self._folder(), scopes=self.options.scopes
+                uri=self.source.uri,
+                folder=self._folder(),
+                scopes=self.options.scopes,
+                tags=self.options.tag_set,
             )
         from asyncload.materialize.signatures import SignaturesBuild
 
@@ -322,6 +325,7 @@ class _Maker:
             folder=self._folder(),
             scopes=self.options.scopes,
             notice=self.notice,
+            tags=self.options.tag_set,
         )
 
     def _folder(self) -> str | None:

@@ -254,6 +254,9 @@ class Loader(Files, Closing):
             compile: compile a Keras model as it was when saved, optimizer state included.
             safe_mode: refuse Keras models that could run code while they load.
             signatures: which signatures of a SavedModel are served; by default all.
+            tags: which graph of a SavedModel is loaded: the one that has exactly these, one tag or
+                several. By default it is the only graph; of several, the one that has the tag
+                ``"serve"`` alone, as in TensorFlow Serving.
             whole: make the object that ``tf.saved_model.load`` makes of a SavedModel, in the place
                 of its signatures.
             trusted: whether the SavedModel, which is a program, may run; by default if its files

@@ -47,6 +47,7 @@ class ModelOptions:
     compile: bool = True
     safe_mode: bool = True
     signatures: Collection[str] | None = None
+    tags: str | Collection[str] | None = None
     whole: bool = False
     trusted: bool | None = None
     verify: bool = True
@@ -76,6 +77,12 @@ class LoadOptions(ModelOptions):
         """Whether the model is to be called before it is handed over."""
         return self.warmup is not None and self.warmup is not False
 
+    @property
+    def tag_set(self) -> frozenset[str] | None:
+        """The tags of the graph that is wanted; ``None`` if nobody said."""
+        tags = self.tags
+        return None if tags is None else frozenset((tags,) if isinstance(tags, str) else tags)
+
     def check_format(self, form: str, *, uri: str) -> None:
         """Refuse what only a SavedModel can give, of a file of another format.
 
@@ -84,7 +91,8 @@ class LoadOptions(ModelOptions):
         """
         if form == _SAVED_MODEL:
             return
-        for name, given in (("signatures", self.signatures is not None), ("whole", self.whole)):
+        asked = {"signatures": self.signatures is not None, "tags": self.tags is not None}
+        for name, given in {**asked, "whole": self.whole}.items():
             if given:
                 raise not_applicable("load", name, "SavedModels", form, uri=uri)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -27,11 +28,11 @@ from asyncload.formats.protobuf import BYTES, Wire, as_text, as_view, fields
 from ._messages import declare, parse
 
 __all__ = [
+    "MetaGraph",
     "SavedModelParts",
     "SharedName",
     "choose",
     "function_name",
-    "has_objects",
     "meta_graph",
     "shared_names",
 ]
@@ -83,10 +84,26 @@ def _named(uri: str) -> Iterator[None]:
         raise
 
 
-def meta_graph(
-    content: Wire, tags: Collection[str] | None = None, *, uri: str
-) -> dict[int, list[memoryview]]:
-    """Return the fields of the ``MetaGraphDef`` that has exactly these tags, by their numbers.
+@dataclass(frozen=True, slots=True)
+class MetaGraph:
+    """One of a SavedModel's graphs.
+
+    Attributes:
+        tags: by which it is told from others; ``None`` if it is the only one and nobody asked.
+        fields: of its ``MetaGraphDef``, by their numbers.
+    """
+
+    tags: frozenset[str] | None
+    fields: Mapping[int, list[memoryview]]
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether it has an object graph, as TensorFlow 2 writes it."""
+        return bool(self.fields[_OBJECTS])
+
+
+def meta_graph(content: Wire, tags: Collection[str] | None = None, *, uri: str) -> MetaGraph:
+    """Return the graph that has exactly these tags.
 
     Args:
         content: of ``saved_model.pb``.
@@ -104,12 +121,12 @@ def meta_graph(
         if not graphs:
             raise Corrupt("holds no graph; copy or export the model again")
         found = [
-            {as_text(tag) for info in graph[_INFO] for tag in _parts(info, _TAGS)[_TAGS]}
+            frozenset(as_text(tag) for info in graph[_INFO] for tag in _parts(info, _TAGS)[_TAGS])
             for graph in graphs
         ]
     if tags is None and len(graphs) == 1:
-        return graphs[0]
-    wanted = {_SERVE} if tags is None else set(tags)
+        return MetaGraph(None, graphs[0])
+    wanted = frozenset({_SERVE} if tags is None else tags)
     if wanted not in found:
         listed = ", ".join(sorted(str(sorted(each)) for each in found))
         raise FormatError(
@@ -117,12 +134,7 @@ def meta_graph(
             "Choose one with tags=.",
             uri=uri,
         )
-    return graphs[found.index(wanted)]
-
-
-def has_objects(graph: Mapping[int, list[memoryview]]) -> bool:
-    """Whether a ``MetaGraphDef`` has an object graph, as TensorFlow 2 writes it."""
-    return bool(graph[_OBJECTS])
+    return MetaGraph(wanted, graphs[found.index(wanted)])
 
 
 class SavedModelParts:

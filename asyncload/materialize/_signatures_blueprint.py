@@ -40,6 +40,7 @@ class Reading(Protocol):
 
     Attributes:
         chosen: the names of the signatures that are to be served; ``None`` for all.
+        tags: of the graph that has them, as given.
         folder: the SavedModel's, where it is on this machine's disk.
         place: the device, and the prefix of names, that their variables get.
         plan: what they need; ``None`` if the whole object is made.
@@ -47,6 +48,7 @@ class Reading(Protocol):
     """
 
     chosen: Names
+    tags: Names
     folder: str | None
 
     @property
@@ -64,6 +66,11 @@ class Reading(Protocol):
 def digest_of(content: bytes) -> bytes:
     """Return what tells contents apart."""
     return hashlib.sha256(content).digest()
+
+
+def _wanted(build: Reading) -> tuple[set[str] | None, ...]:
+    """Return what was asked for, in a form that compares."""
+    return tuple(None if each is None else set(each) for each in (build.chosen, build.tags))
 
 
 class SignaturesBlueprint:
@@ -91,7 +98,7 @@ class SignaturesBlueprint:
         self.bound = bound
         self.keys = build.keys
         self.place = build.place
-        self.chosen = None if build.chosen is None else set(build.chosen)
+        self.chosen = _wanted(build)
         self.program, self.graph = digests
         self.problem = _problem(bound.plan, parts)
         self.assets: Mapping[str, bytes] = {}
@@ -107,8 +114,7 @@ class SignaturesBlueprint:
             return "what is loaded is another kind of model"
         if build.place != self.place:
             return "it was loaded within another tf.device or tf.name_scope"
-        chosen = None if build.chosen is None else set(build.chosen)
-        if chosen == self.chosen and digest_of(documents[SAVED_MODEL]) == self.program:
+        if _wanted(build) == self.chosen and digest_of(documents[SAVED_MODEL]) == self.program:
             return _Match(self, build, documents, None)
         build.read(documents)
         numbers = _pair(self.bound.plan, build.plan)

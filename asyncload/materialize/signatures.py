@@ -23,7 +23,7 @@ from ._bound import Bound
 from ._graph_model import GraphModel
 from ._graph_plan import plan_graph
 from ._object_graph import GRAPH_DOCUMENT
-from ._saved_model import SavedModelParts, choose, has_objects, meta_graph
+from ._saved_model import SavedModelParts, choose, meta_graph
 from ._serving_functions import register
 from ._serving_plan import (
     CheckpointKeys,
@@ -60,6 +60,7 @@ class SignaturesBuild:
 
     Attributes:
         chosen: names of signatures, as given.
+        tags: as given.
         folder: the same.
         keys: where the values are, after `wanted`.
     """
@@ -78,11 +79,10 @@ class SignaturesBuild:
     ) -> None:
         self._uri = uri
         self._scopes = scopes
-        self.chosen = signatures
-        self._tags = tags
+        self.chosen, self.tags = signatures, tags
         self.folder = folder
         self._notice = notice
-        self._whole = WholeBuild(uri=uri, folder=folder, scopes=scopes)
+        self._whole = WholeBuild(uri=uri, folder=folder, scopes=scopes, tags=tags)
         self._makes_whole = False
         self._was_read = False
         self._parts: SavedModelParts | GraphModel
@@ -105,11 +105,11 @@ class SignaturesBuild:
         self._was_read = True
         self._whole.read(documents)
         self._program = digest_of(documents[SAVED_MODEL])
-        graph = meta_graph(documents[SAVED_MODEL], self._tags, uri=self._uri)
-        if has_objects(graph):
-            self._read_objects(graph)
+        graph = meta_graph(documents[SAVED_MODEL], self.tags, uri=self._uri)
+        if graph.has_objects:
+            self._read_objects(graph.fields)
         else:
-            self._read_graph(graph)
+            self._read_graph(graph.fields)
 
     def _read_objects(self, graph: Mapping[int, list[memoryview]]) -> None:
         parts = self._parts = SavedModelParts(graph, self._uri)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from asyncload.manifest import Manifest
 from . import CannotBuildFast, _private
 from ._asset_files import write_asset
 from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
+from ._saved_model import meta_graph
 from ._turn import summary, turn
 from .caller import Scopes
 from .trackables import describe_missing, execute, match_objects, misfits
@@ -45,14 +46,18 @@ class WholeBuild:
             written to a temporary folder, which stays, if there are assets, for as long as the
             loaded object lives: functions may read them, and saving it again copies them.
         scopes: those of whoever asked.
+        tags: of its graph; ``None`` for the only one, or that for serving.
     """
 
     suffix = ""
 
-    def __init__(self, *, uri: str, folder: str | None, scopes: Scopes) -> None:
+    def __init__(
+        self, *, uri: str, folder: str | None, scopes: Scopes, tags: Collection[str] | None = None
+    ) -> None:
         self._uri = uri
         self._scopes = scopes
         self._folder = folder
+        self._tags: Collection[str] | None = tags
         self._temporary: weakref.finalize[..., Any] | None = None
         self._root = Path()
         self._program = b""
@@ -64,8 +69,14 @@ class WholeBuild:
 
         Args:
             documents: ``saved_model.pb`` is one of them.
+
+        Raises:
+            Corrupt: it is damaged.
+            FormatError: it has no graph with these tags.
         """
         self._program = documents[SAVED_MODEL]
+        chosen = meta_graph(self._program, self._tags, uri=self._uri).tags
+        self._tags = None if chosen is None else sorted(chosen)
 
     def wanted(self, manifest: Manifest) -> tuple[None, Sequence[str] | None]:
         """Return that all tensors are needed, and all assets that are not on this machine.
@@ -93,7 +104,7 @@ class WholeBuild:
         folder = self._folder or self._write_program()
         with turn(self._scopes):
             try:
-                self._made = _private.Reconstruction(folder)
+                self._made = _private.Reconstruction(folder, self._tags)
             except _private.NoObjectGraph:
                 self._discard()
                 raise CannotBuildFast("it was written by TensorFlow 1") from None
@@ -159,7 +170,7 @@ class WholeBuild:
             path = self._link(path)
         try:
             with turn(self._scopes):
-                root = tf.saved_model.load(path)
+                root = tf.saved_model.load(path, self._tags)
         except AsyncloadError:
             raise
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -29,6 +29,7 @@ class Reconstruction:
 
     Args:
         folder: that holds ``saved_model.pb``. Assets have to be there when it is finished.
+        tags: of the graph; ``None`` for the only one.
 
     Attributes:
         folder: the same.
@@ -39,14 +40,14 @@ class Reconstruction:
         NoObjectGraph: as it says.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, tags: Collection[str] | None = None) -> None:
         _install()
         self.folder = folder
         self.nodes: list[Any] = []
         _here.active = self
         try:
             with _functions.quick_functions():
-                self.root = tf.saved_model.load(folder)
+                self.root = tf.saved_model.load(folder, tags)
         finally:
             _here.active = None
 
