@@ -6,6 +6,7 @@ A map of the house; each room imports only from rooms above it::
     errors, events, manifest, interfaces   the words, and the seams between rooms
     cache_folder                           a bounded folder that processes share
     closing                                what an async with block closes
+    collecting                             the garbage collector, held while much is made
     sources/     where bytes come from: a URI becomes files that can be read
     formats/     what bytes mean: a file becomes a Manifest, the index of its tensors
     codecs       how encoded bytes become an array

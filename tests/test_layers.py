@@ -24,6 +24,7 @@ FLOORS = {
     "interfaces": 0,
     "cache_folder": 0,
     "closing": 0,
+    "collecting": 0,
     "cpu_time": 0,
     "resting": 0,
     "texts": 0,

@@ -7,15 +7,16 @@ and take 50 ms for a thousand datasets (`_hdf5_walk`). It reads no dataset's dat
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from asyncload.collecting import collection_held
 from asyncload.errors import FormatError, about
 from asyncload.interfaces import Bounds, Indexing
 from asyncload.manifest import Chunk, Chunked, Encoding, Inline, Reorder, TensorEntry
 
 from ._hdf5_early import walk_as_it_comes
-from ._hdf5_rows import RawEncoding, Row
+from ._hdf5_rows import RawEncoding, Row, chunks_of, pack, unpack
 
 __all__ = ["MAGIC", "index_hdf5", "read_structures"]
 
@@ -77,8 +78,8 @@ async def _index(
         if found is not None:
             return found
     walk = functools.partial(_walk, bounds=indexing.bounds)
-    rows, left_out = await read_structures(indexing, file, walk, base=base, length=length)
-    return await indexing.workers.run_in_thread(entries, rows), left_out
+    pieces, left_out = await read_structures(indexing, file, walk, base=base, length=length)
+    return await indexing.workers.run_in_thread(_entries_of, entries, pieces), left_out
 
 
 async def read_structures(
@@ -127,13 +128,21 @@ def _in_path(function: Callable[..., Result], *where: Any) -> Result:
         return function(file)
 
 
-def _walk(file: Any, *, bounds: Bounds) -> tuple[list[Row], dict[str, str]]:
+def _walk(file: Any, *, bounds: Bounds) -> tuple[list[bytes], dict[str, str]]:
     from ._hdf5_walk import walk
 
-    return walk(file, bounds)
+    rows, left_out = walk(file, bounds)
+    return pack(rows), left_out
 
 
-def _entries(rows: Sequence[Row], file: int, base: int) -> dict[str, TensorEntry]:
+def _entries_of(
+    entries: Callable[[Iterable[Row]], dict[str, TensorEntry]], pieces: Sequence[bytes]
+) -> dict[str, TensorEntry]:
+    with collection_held():
+        return entries(unpack(pieces))
+
+
+def _entries(rows: Iterable[Row], file: int, base: int) -> dict[str, TensorEntry]:
     return {
         name: TensorEntry(
             name, dtype, shape, file, base + offset, length, encoding and _encoding(encoding, base)
@@ -151,6 +160,6 @@ def _encoding(raw: RawEncoding, base: int) -> Encoding:
         case ("chunked", chunk, filters, chunks, fill, swap):
             stored = tuple(
                 Chunk(origin, base + offset, length, mask)
-                for origin, offset, length, mask in chunks
+                for origin, offset, length, mask in chunks_of(chunks, len(chunk))
             )
             return Chunked(chunk, filters, stored, fill, swap)

@@ -13,7 +13,7 @@ from asyncload.errors import Corrupt, TooLarge, Unsafe
 from asyncload.interfaces import Bounds
 from asyncload.manifest import numpy_dtype
 
-from ._hdf5_rows import RawChunk, RawEncoding, RawFilter, Row
+from ._hdf5_rows import RawChunk, RawEncoding, RawFilter, Row, pack_chunks
 from ._hdf5_types import ElementType, NoTensor, Types
 from ._shape import array_bytes
 
@@ -155,7 +155,7 @@ class Layouts:
         if nbytes <= _INLINE_LIMIT:
             data = (fill or bytes(element[1])) * math.prod(shape)
             return name, element[0], shape, 0, 0, ("inline", data)
-        return name, element[0], shape, 0, 0, ("chunked", shape, (), (), fill, False)
+        return name, element[0], shape, 0, 0, ("chunked", shape, (), b"", fill, False)
 
     def _chunked_row(
         self,
@@ -185,7 +185,7 @@ class Layouts:
             encoding: RawEncoding | None = ("reorder", True) if swap else None
         else:
             fill = _fill_value(plist, element)
-            encoding = ("chunked", chunk, filters, chunks, fill, swap)
+            encoding = ("chunked", chunk, filters, pack_chunks(chunks), fill, swap)
         return name, dtype, shape, offset, length, encoding
 
     def _filters(self, plist: Any, name: str, itemsize: int) -> tuple[RawFilter, ...]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from asyncload.errors import Corrupt
-from asyncload.interfaces import Indexing
+from asyncload.interfaces import Bounds, Indexing
 from asyncload.manifest import Manifest, TensorEntry
 
 from ._concurrent import for_each
@@ -49,7 +49,7 @@ class KerasSharded:
 
     async def _read_map(self, indexing: Indexing) -> _WeightMap:
         reader = indexing.files.readers[0]
-        return await indexing.parse(parse_map, await read_map(reader), reader.uri)
+        return await indexing.parse(parse_map, await read_map(reader), indexing.bounds, reader.uri)
 
     async def index(self, indexing: Indexing) -> Manifest:
         """Index every shard, several at once, and take what the map names."""
@@ -84,7 +84,7 @@ def _named(weight_map: _WeightMap) -> list[str]:
     return list(dict.fromkeys(name for names in weight_map.values() for name in names))
 
 
-def parse_map(text: bytes, uri: str) -> _WeightMap:
+def parse_map(text: bytes, bounds: Bounds, uri: str) -> _WeightMap:
     """Return the ``weight_map``: path of an object's variables -> files beside the map.
 
     Raises:
@@ -94,6 +94,7 @@ def parse_map(text: bytes, uri: str) -> _WeightMap:
     weight_map = parse_json(text, "the weight map", uri).get("weight_map")
     if not isinstance(weight_map, dict):
         raise Corrupt("has no weight_map: an object of paths and file names", uri=uri)
+    bounds.check_tensors(len(weight_map), uri, "objects with tensors")
     return {path: _shards(path, named, uri) for path, named in weight_map.items()}
 
 

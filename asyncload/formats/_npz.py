@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import chain
 
+from asyncload.collecting import collection_held
 from asyncload.errors import Corrupt, Unsafe
 from asyncload.interfaces import Indexing
 from asyncload.manifest import Manifest, TensorEntry
@@ -26,6 +28,7 @@ _HEAD = 256  # bytes
 # The loop's thread plans the reads of so many in less than a millisecond.
 _BATCH = 128  # members
 _BATCHES = 4  # at a time, so that reads overlap where they are slow
+_MANY = 5_000  # members of which the entries are worth no look by the garbage collector
 # Where a DEFLATE stream has yielded no header after this much, it is none.
 _HEAD_LIMIT = 1 << 20  # bytes
 
@@ -111,7 +114,8 @@ async def index_npz(
     async def index_batch(batch: Sequence[_zip.Member]) -> Sequence[_Found]:
         return await _index_batch(indexing, archive, batch, file)
 
-    found = await for_each(batches, index_batch, limit=_BATCHES)
+    with collection_held() if len(members) > _MANY else nullcontext():
+        found = await for_each(batches, index_batch, limit=_BATCHES)
     tensors, others, left_out = await indexing.workers.run_in_thread(_sort_out, found, reader.uri)
     indexing.left_out.update(left_out)
     return tensors, others

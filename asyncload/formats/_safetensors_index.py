@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncload.errors import Corrupt
-from asyncload.interfaces import Indexing, Reader
+from asyncload.interfaces import Bounds, Indexing, Reader
 from asyncload.manifest import Manifest, TensorEntry
 
 from ._concurrent import for_each
@@ -43,7 +43,9 @@ class SafetensorsIndex:
 
     async def _read_map(self, indexing: Indexing) -> dict[str, str]:
         reader = indexing.files.readers[0]
-        return await indexing.parse(parse_index, await read_map(reader), reader.uri)
+        return await indexing.parse(
+            parse_index, await read_map(reader), indexing.bounds, reader.uri
+        )
 
     async def index(self, indexing: Indexing) -> Manifest:
         """Index every shard, several at once, and take what the map names."""
@@ -71,7 +73,7 @@ class SafetensorsIndex:
         )
 
 
-def parse_index(text: bytes, uri: str) -> dict[str, str]:
+def parse_index(text: bytes, bounds: Bounds, uri: str) -> dict[str, str]:
     """Return the ``weight_map``: tensor -> name of a file beside the index.
 
     Raises:
@@ -81,6 +83,7 @@ def parse_index(text: bytes, uri: str) -> dict[str, str]:
     weight_map = parse_json(text, "the index", uri).get("weight_map")
     if not isinstance(weight_map, dict):
         raise Corrupt("has no weight_map: an object of tensor names and file names", uri=uri)
+    bounds.check_tensors(len(weight_map), uri)
     for tensor, shard in weight_map.items():
         _check_shard(tensor, shard, uri)
     return weight_map

@@ -14,10 +14,11 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
+from asyncload.collecting import collection_held
 from asyncload.errors import SourceError, UnknownFormat, about
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
 from asyncload.formats import PREFIXES, WARMUP_REQUESTS, without_legacy_optimizer
@@ -32,10 +33,10 @@ from asyncload.interfaces import (
     Urgency,
     on_demand,
 )
-from asyncload.manifest import Manifest, TensorEntry
+from asyncload.manifest import Chunked, Manifest, TensorEntry
 from asyncload.materialize import CannotBuildFast
 from asyncload.memory import Budget
-from asyncload.pipeline import EarlyReads, HeldPart, HeldRange, Pipeline, unpack
+from asyncload.pipeline import MANY, EarlyReads, HeldPart, HeldRange, Pipeline, unpack
 from asyncload.sources import StorageOptions
 
 from ._construct import Construction
@@ -57,6 +58,10 @@ from ._weights import Weights
 __all__ = ["Flow"]
 
 Array = npt.NDArray[Any]
+Result = TypeVar("Result")
+
+# Tensors, and chunks of them: a full collection of their objects takes 20 ms and more.
+_TOO_MANY_TO_VISIT = 10_000
 
 
 def _report_nothing(event: Event) -> None:
@@ -66,6 +71,14 @@ def _report_nothing(event: Event) -> None:
 def _inherited(own: Callable[[], Urgency], holds: Sequence[int], budget: Budget) -> Urgency:
     """Return how urgent a load is: as those are that wait for the memory that it holds."""
     return Urgency.DEMAND if any(holds) and budget.is_needed else own()
+
+
+def _has_more_parts(manifest: Manifest, limit: int) -> bool:
+    if len(manifest.tensors) > limit:
+        return True
+    encodings = (entry.encoding for entry in manifest.tensors.values())
+    chunked = [each for each in encodings if isinstance(each, Chunked)]
+    return sum(len(each.chunks) for each in chunked) > limit
 
 
 def _want_no_document(documents: Mapping[str, bytes]) -> None:
@@ -134,7 +147,8 @@ class Flow:
         """Index, and nothing else."""
         async with self._opened():
             manifest = await self._index(_want_no_document, _read_nothing)
-            self._announce(manifest, manifest.nbytes, len(manifest.tensors))
+            nbytes = await self._aside(manifest, lambda: manifest.nbytes)
+            self._announce(manifest, nbytes, len(manifest.tensors))
             return manifest
 
     async def entries(self, *, recursive: bool) -> list[ListEntry]:
@@ -279,6 +293,9 @@ class Flow:
             self._files.add(reader)
             check_format(chosen.name, uri=self.uri)
             manifest = await self._recall.index(chosen, self._indexing(publish, found))
+            self._resources.bounds.check_tensors(len(manifest.tensors), self.uri)
+        if _has_more_parts(manifest, _TOO_MANY_TO_VISIT):
+            self._held.enter_context(collection_held())
         return manifest if legacy_optimizer else without_legacy_optimizer(manifest)
 
     async def _turn_to_prefix(self) -> bool:
@@ -296,6 +313,12 @@ class Flow:
             self._source = source
             return True
         return False
+
+    async def _aside(self, manifest: Manifest, function: Callable[[], Result]) -> Result:
+        """Call a function that asks every tensor, in a thread if there are many."""
+        if len(manifest.tensors) <= MANY:
+            return function()
+        return await self._resources.workers.run_in_thread(function)
 
     def _indexing(
         self,
@@ -415,6 +438,7 @@ class Flow:
     ) -> Pipeline:
         """Make what reads these tensors, by default all, once there is memory for them."""
         pipeline = self._unannounced(manifest, names, verify=verify)
+        await self._aside(manifest, pipeline.measure)
         self._kept = pipeline.nbytes
         self._announce(manifest, pipeline.nbytes, pipeline.tensors)
         await self._reserve(pipeline.nbytes + pipeline.staging)

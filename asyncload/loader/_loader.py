@@ -20,7 +20,7 @@ from asyncload.materialize.quiet import responsive
 from asyncload.memory import ArenaPool, Budget, SlabPool, parse_size
 from asyncload.resting import carried
 from asyncload.sources import CACHE_BYTES, Stores
-from asyncload.workers import Workers
+from asyncload.workers import PARSE_LIMITS, Limits, Workers
 
 from ._brief import Brief, brief
 from ._files import Files
@@ -112,6 +112,10 @@ class Loader(Files, Closing):
             and a load may take many times as long. What other processes of the machine do slows
             nothing. ``None`` for no such bound, and to go on however busy the program is.
         max_tensors: that a file may have, or members if it is an archive; ``None`` for any number.
+        max_worker_seconds: of CPU time that a worker process may spend on one job (an index, or a
+            few MiB to decode), before the file is refused with `TooLarge`; ``None`` for any number.
+        max_worker_memory: bytes (or text such as ``"4GiB"``) of memory of its own that it may use
+            on one job; ``None`` for any number.
         observer: called with every `Event` of every load, on the loop's thread. If it raises, that
             is logged once, and spoils nothing.
     """
@@ -131,6 +135,8 @@ class Loader(Files, Closing):
         storage_options: Mapping[str, Any] | None = None,
         max_stall_ms: float | None = MAX_STALL_MS,
         max_tensors: int | None = MAX_TENSORS,
+        max_worker_seconds: float | None = PARSE_LIMITS.cpu,
+        max_worker_memory: int | str | None = PARSE_LIMITS.memory,
         observer: Observer | None = None,
     ) -> None:
         self._storage_options = merge_options({}, storage_options)
@@ -138,7 +144,14 @@ class Loader(Files, Closing):
         self._memory = limit
         self._host = Host(self._release, self._abandon)
         self._resources = Resources(
-            workers=Workers(executor, processes=processes),
+            workers=Workers(
+                executor,
+                processes=processes,
+                limits=Limits(
+                    None if max_worker_memory is None else parse_size(max_worker_memory),
+                    max_worker_seconds,
+                ),
+            ),
             slabs=SlabPool(),
             arenas=ArenaPool(int(limit * _KEEP_SHARE) if keep is None else parse_size(keep)),
             budget=Budget(limit),

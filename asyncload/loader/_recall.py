@@ -96,7 +96,7 @@ class Recall:
             indexing.publish(entry.manifest.documents)
             return replace(entry.manifest, uri=indexing.source.uri)
         manifest = await chosen.index(indexing)
-        if is_lasting(manifest):
+        if await indexing.workers.run_in_thread(is_lasting, manifest):
             places = [_place(reader) for reader in indexing.files.readers]
             self._keep = functools.partial(_keep, cache, key, manifest, places, begin)
         return manifest

@@ -11,7 +11,6 @@ the last one out restores what the first one found.
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 from collections import Counter
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
+from asyncload.collecting import collect_young, collection_held
 from asyncload.resting import is_resting
 from asyncload.workers import await_turn
 
@@ -29,9 +29,6 @@ OFTEN = 0.00005
 # Beside a busy program, whose own threads pay for each switch. Beside answers that keep 2 CPUs 0.7
 # busy, the loop stalled for 1.71 ms (p99) with it, for 1.82 with the interpreter's own 5 ms.
 SELDOM = 0.001
-
-# Objects that are collected at once: 10,000 stop the loop for 10 ms and more beside a busy program.
-_MANY = 2_000
 
 
 class _SwitchInterval:
@@ -67,55 +64,7 @@ class _SwitchInterval:
             self.leave(seconds)
 
 
-class _Collector:
-    """The garbage collector, off while anybody holds it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holders = 0
-        self._found = True
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        with self._lock:
-            self._holders += 1
-            if self._holders == 1:
-                self._found = gc.isenabled()
-                gc.disable()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._holders -= 1
-                if self._holders == 0 and self._found:
-                    _promote_young_objects()
-                    gc.enable()
-
-    def collect_young(self) -> None:
-        if self._holders and self._found and gc.get_count()[0] > _MANY:
-            gc.collect(1)
-
-
-def _promote_young_objects() -> None:
-    # Enabled again, the collector would at once visit every object made meanwhile. Freezing
-    # and thawing moves them to the oldest generation in constant time. A program that froze
-    # objects of its own would have them thawed, so there the collection has to happen.
-    if hasattr(gc, "get_freeze_count") and gc.get_freeze_count() == 0:
-        gc.freeze()
-        gc.unfreeze()
-
-
 _switch_interval = _SwitchInterval()
-_collector = _Collector()
-
-
-def collect_young() -> None:
-    """Collect what garbage the program made since `quiet` began, or since this was last called.
-
-    For work that goes on for long, as it rests: it calls this again and again. Nothing old is
-    looked at, and nothing at all where the program has switched the collector off itself.
-    """
-    _collector.collect_young()
 
 
 def responsive() -> AbstractContextManager[None]:
@@ -156,7 +105,7 @@ class Attention:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Be `responsive`, and hold garbage collection, until the block ends."""
-    with responsive(), _collector.held():
+    with responsive(), collection_held():
         yield
 
 

@@ -20,9 +20,10 @@ from ._early import EarlyReads
 from ._hold import HeldPart, HeldRange
 from ._stretches import Stretch, Stretches, pieces
 from ._unpack import unpack
-from .run import Pipeline
+from .run import MANY, Pipeline
 
 __all__ = [
+    "MANY",
     "EarlyReads",
     "HeldPart",
     "HeldRange",

@@ -17,7 +17,9 @@ from ._flow import Flow, Ready
 from ._prepare import Array
 from ._scope import end, run_together
 
-__all__ = ["Pipeline"]
+__all__ = ["MANY", "Pipeline"]
+
+MANY = 2_000  # tensors, for each of which the loop's thread has no time to do anything
 
 _ON_DEMAND = Manners()
 
@@ -77,7 +79,14 @@ class Pipeline:
         """Bytes of the tensors that it reads, decoded."""
         return sum(entry.nbytes for entry in self._wanted.values())
 
-    @property
+    def measure(self) -> None:
+        """Find out `nbytes` and `staging`, which takes a while if there are many tensors.
+
+        Any thread may do this, before they are asked for.
+        """
+        _ = self.nbytes, self.staging
+
+    @functools.cached_property
     def staging(self) -> int:
         """Bytes of memory that it uses at most, beside the tensors' own."""
         entries = [entry for entry in self._wanted.values() if entry.encoding is not None]
@@ -118,7 +127,9 @@ class Pipeline:
         early = self._early
         rest = [each for each in self._wanted.values() if early is None or not early.has(each)]
         await self._produce(rest, ready, early, check=check)
-        return {name: arrays[entry.name] for name, entry in self._wanted.items()}
+        if len(self._wanted) > MANY:
+            return await self._workers.run_in_thread(_in_order, self._wanted, arrays)
+        return _in_order(self._wanted, arrays)
 
     async def check(self) -> None:
         """Raise `SourceChanged` if a file is no longer the version that was indexed."""
@@ -228,6 +239,10 @@ def _select(manifest: Manifest, names: Collection[str] | None) -> Mapping[str, T
         raise ValueError(f"{manifest.uri} has no tensor named {', '.join(map(repr, unknown))}")
     wanted = set(names)
     return {name: entry for name, entry in manifest.tensors.items() if name in wanted}
+
+
+def _in_order(wanted: Mapping[str, TensorEntry], arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: arrays[entry.name] for name, entry in wanted.items()}
 
 
 def _to_bytes(arrays: Mapping[str, Array]) -> dict[str, bytes]:

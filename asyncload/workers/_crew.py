@@ -14,7 +14,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 
+from asyncload.collecting import collection_held
 from asyncload.cpu_time import count_as_ours
 from asyncload.errors import AsyncloadError, LoaderClosed, TooLarge, WorkerCrashed
 
@@ -26,6 +28,7 @@ __all__ = ["CLOSED", "Call", "Crew"]
 
 CLOSED = "this Loader is closed, or was while the call ran; make a new one"
 _TRIES = 2
+_LARGE = 1 << 20  # bytes of an answer that may be tens of thousands of objects
 _PATIENCE = 1.0  # seconds for a thread to notice, at exit, that its process was killed
 
 Report = Callable[[Outcome], None]
@@ -100,7 +103,8 @@ def _say_nothing() -> None:
 
 def _unpacked(answer: bytearray) -> Outcome:
     try:
-        outcome: Outcome = pickle.loads(answer)  # noqa: S301 - a worker made it
+        with collection_held() if len(answer) > _LARGE else nullcontext():
+            outcome: Outcome = pickle.loads(answer)  # noqa: S301 - a worker made it
         return outcome
     except Exception as error:
         raise cannot_be_sent(error) from error
@@ -108,7 +112,10 @@ def _unpacked(answer: bytearray) -> Outcome:
 
 def _verdict(death: WorkerDied) -> AsyncloadError:
     if death.by == "SIGXCPU":
-        return TooLarge("used up the CPU time that a worker may spend on it; refused as a bomb")
+        return TooLarge(
+            "used up the CPU time that a worker may spend on it, and may be a bomb. If it is "
+            "genuine, load it with Loader(max_worker_seconds=...)."
+        )
     return WorkerCrashed(
         f"the worker process died twice on this call ({death.by}). SIGKILL often is the system's "
         "out-of-memory killer; SIGSEGV or SIGABRT a bug or a damaged file."

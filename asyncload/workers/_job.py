@@ -26,13 +26,13 @@ class Limits:
     """What one job may use up in a worker process.
 
     Attributes:
-        memory: bytes of private memory beyond what the worker already has. Shared slabs do
-            not count. Held on Linux only: macOS does not enforce such limits.
-        cpu: seconds of CPU time.
+        memory: bytes of private memory beyond what the worker already has; ``None`` for any number.
+            Shared slabs do not count. Held on Linux only: macOS does not enforce such limits.
+        cpu: seconds of CPU time; ``None`` for any number.
     """
 
-    memory: int
-    cpu: float
+    memory: int | None
+    cpu: float | None
 
 
 # A chunk of HDF5 (4 GiB at most by its format) must fit; a thousand datasets take 0.06 s.
@@ -255,15 +255,16 @@ def _limited(limits: Limits | None) -> Iterator[None]:
     except MemoryError as error:
         if isinstance(error, AsyncloadError):
             raise
+        allowed = "all" if limits.memory is None else f"the {limits.memory >> 20} MiB of"
         raise TooLarge(
-            f"needs more than the {limits.memory >> 20} MiB of memory that a worker may use on "
-            "it; it was refused as a bomb"
+            f"needs more than {allowed} memory that a worker may use on it, and may be a bomb. If "
+            "it is genuine, load it with Loader(max_worker_memory=...)."
         ) from error
 
 
 @contextmanager
-def _limited_memory(extra: int) -> Iterator[None]:
-    if not sys.platform.startswith("linux"):
+def _limited_memory(extra: int | None) -> Iterator[None]:
+    if extra is None or not sys.platform.startswith("linux"):
         yield
         return
     # Since Linux 4.7 RLIMIT_DATA counts all private writable mappings, and no shared ones.
@@ -282,16 +283,20 @@ def _private_memory() -> int:
         return int(statm.read().split()[5]) * resource.getpagesize()
 
 
+class _TimeIsUp(BaseException):
+    """Raised wherever the code happens to be; a parser that catches `ValueError` lets it pass."""
+
+
 @contextmanager
-def _limited_cpu(seconds: float) -> Iterator[None]:
+def _limited_cpu(seconds: float | None) -> Iterator[None]:
     """Raise `TooLarge` once ``seconds`` of CPU are spent; kill the process if it goes on."""
+    if seconds is None:
+        yield
+        return
 
     def expire(number: int, frame: FrameType | None) -> None:
         del number, frame
-        raise TooLarge(
-            f"takes more than the {seconds:g} s of CPU time that a worker may spend on it; it was "
-            "refused as a bomb"
-        )
+        raise _TimeIsUp
 
     previous = signal.signal(signal.SIGPROF, expire)
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
@@ -301,6 +306,11 @@ def _limited_cpu(seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
+    except _TimeIsUp as error:
+        raise TooLarge(
+            f"takes more than the {seconds:g} s of CPU time that a worker may spend on it, and may "
+            "be a bomb. If it is genuine, load it with Loader(max_worker_seconds=...)."
+        ) from error
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, previous)

@@ -39,6 +39,7 @@ class Workers:
         processes: how many processes (or threads instead of them); by default one for each
             CPU that this process may use. Each starts when it is needed.
         idle: seconds without work after which a process ends.
+        limits: what a call of `run` may use up, where it does not say otherwise.
 
     Attributes:
         threads: runs disk reads and short parses.
@@ -51,6 +52,7 @@ class Workers:
         *,
         processes: int | None = None,
         idle: float = _IDLE,
+        limits: Limits = PARSE_LIMITS,
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError(f"processes must be 1 or more, not {processes}")
@@ -62,6 +64,7 @@ class Workers:
             initializer=_enter_thread,
         )
         self._own_threads = [self.threads]
+        self._limits = limits
         self._backend = self._choose(executor, idle)
         self._polite = Processes(self.processes, idle=idle, niceness=_NICENESS)
         self._closed = False
@@ -101,7 +104,7 @@ class Workers:
         self,
         function: Callable[..., Result],
         *args: Any,
-        limits: Limits | None = PARSE_LIMITS,
+        limits: Limits | Literal["usual"] | None = "usual",
         polite: bool = False,
     ) -> Result:
         """Call ``function(*args)`` in a worker.
@@ -112,8 +115,8 @@ class Workers:
         Args:
             function: any callable; closures and functions of ``__main__`` are sent by value.
             args: what pickles; nothing large, as it all goes through a pipe.
-            limits: what the call may use up; ``None`` for the user's own functions. Threads
-                know no limits.
+            limits: what the call may use up, by default what this was made with; ``None`` for the
+                user's own functions. Threads know no limits.
             polite: whether all else on the machine goes first: then it runs in processes of lower
                 priority, which start when first needed. Other executors know no priority.
 
@@ -126,7 +129,7 @@ class Workers:
                 there is the ``__cause__``.
         """
         self._check_open()
-        job = Job(function, args, limits)
+        job = Job(function, args, self._limits if limits == "usual" else limits)
         if isinstance(self._backend, Processes):
             outcome = await (self._polite if polite else self._backend).run(job)
         else:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, NotFound, TooLarge, Unsafe
 from asyncload.formats import _keras_sharded, _shards
+from asyncload.interfaces import Bounds
 from tests.contracts.format_contract import Arrays, FormatContract, indexed
 
 SHARD = 560 / (1 << 30)  # GiB, as Keras takes it; so small that one layer lies in two shards
@@ -175,7 +176,7 @@ MAPS = st.dictionaries(
 def test_any_map_is_plain_names_or_an_error(weight_map: Any, more: str) -> None:
     text = json.dumps({"weight_map": weight_map, more: more}).encode()
     with suppress(FormatError):
-        for path, names in _keras_sharded.parse_map(text, "m").items():
+        for path, names in _keras_sharded.parse_map(text, Bounds(), "m").items():
             assert path in weight_map
             assert names
             assert set(names) <= {"a", "b"}
@@ -184,4 +185,4 @@ def test_any_map_is_plain_names_or_an_error(weight_map: Any, more: str) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_map_or_an_error(text: bytes) -> None:
     with suppress(FormatError):
-        _keras_sharded.parse_map(text, "m")
+        _keras_sharded.parse_map(text, Bounds(), "m")
