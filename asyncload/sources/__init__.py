@@ -6,9 +6,12 @@ it has, and readers read ranges of them; neither knows what the bytes mean.
 - this machine: ``_local``, ``_memory``, over ``_base`` and ``_reader``; what is a copy: ``_origin``
 - object storage and HTTP: ``_object``, ``_object_reader``, ``_object_version``; shared by the
   loads of a Loader: ``_object_stores``, ``_request_limit``; how a store is reached:
-  ``_storage_options``, ``_store_settings``, ``_aws_profile``; with obstore, which is imported
-  late: ``_store_client``, ``_object_requests``, ``_client_calls``, ``_client_errors``; what stores
-  state of whole objects: ``_stated``
+  ``_storage_options``, ``_store_settings``, ``_aws_profile``; what answers mean: ``_answers``,
+  ``_stated``, ``_folder_marks``
+- with obstore, which is imported late: ``_store_client``, ``_object_requests``,
+  ``_client_calls``, ``_client_errors``
+- with aiohttp, imported as late: ``_http_store``, ``_http_client``, ``_http_errors``, over
+  ``_redirects`` and ``_loop_thread``
 - of stores, kept on this machine's disk: ``_cached`` and ``_cached_reader``, over
   ``_object_cache``, ``_cache_entry``, ``_cache_record``; what is the same object: ``_cache_key``
 - of other packages: ``_entry_points``

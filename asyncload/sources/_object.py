@@ -115,7 +115,7 @@ class ObjectSource(Closing):
         store, key = await self._store(), self._location.path
         cut = len(key) + 1 if key else 0
         found = await store.list_below(key, self.uri, recursive=recursive)
-        entries = await in_thread(self._threads, _named, found, cut)
+        entries = await in_thread(self._threads, _named, found, cut, recursive)
         self._folder = bool(entries)
         if not entries:
             raise NotFound("there is no such object, nor any below it; check it", uri=self.uri)
@@ -156,11 +156,11 @@ class ObjectSource(Closing):
             await self._own.aclose()
 
 
-def _named(entries: list[ListEntry], cut: int) -> list[ListEntry]:
+def _named(entries: list[ListEntry], cut: int, recursive: bool) -> list[ListEntry]:
     """Return what was found by its names below a key, without what only marks folders.
 
     Such an object is empty, and its key ends in a slash, which the client does not show.
     """
     named = [replace(entry, name=entry.name[cut:]) for entry in entries]
-    folders = {entry.name.rpartition("/")[0] for entry in named}
+    folders = {entry.name.rpartition("/")[0] for entry in named} if recursive else set()
     return [entry for entry in named if entry.size or (entry.name not in folders and entry.name)]

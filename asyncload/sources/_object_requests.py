@@ -20,6 +20,7 @@ from asyncload.interfaces import Checksum, ListEntry
 
 from ._client_calls import call
 from ._client_errors import translated
+from ._folder_marks import folders_in_doubt, marks_in
 from ._http_client import HttpClient, trusting
 from ._object_stores import NoRanges
 from ._object_version import Version, changed
@@ -158,12 +159,22 @@ class ObjectStore:
 
     async def _list(self, key: str, uri: str, recursive: bool) -> list[ListEntry]:
         if not recursive:
-            listing = call(obstore.list_with_delimiter_async, self._client, key or None)
-            # Page after page, each within the client's own deadline.
-            found = await self._answer(uri, listing, bounded=False)
-            folders = [ListEntry(f"{path.rstrip('/')}/") for path in found["common_prefixes"]]
-            return [*folders, *map(_listed, found["objects"])]
+            return await self._list_one(key, uri)
+        entries = await self._list_all(key, uri)
+        marks: set[str] = set()
+        for folder in folders_in_doubt(entries, key):
+            marks |= marks_in(await self._list_one(folder, uri))
+        files = [entry for entry in entries if entry.size or entry.name not in marks]
+        return list({entry.name: entry for entry in files}.values())  # its mark has a file's name
 
+    async def _list_one(self, key: str, uri: str) -> list[ListEntry]:
+        listing = call(obstore.list_with_delimiter_async, self._client, key or None)
+        # Page after page, each within the client's own deadline.
+        found = await self._answer(uri, listing, bounded=False)
+        folders = [ListEntry(f"{path.rstrip('/')}/") for path in found["common_prefixes"]]
+        return [*folders, *map(_listed, found["objects"])]
+
+    async def _list_all(self, key: str, uri: str) -> list[ListEntry]:
         async def begin() -> Any:
             return obstore.list(self._client, key or None, chunk_size=_PAGE)
 

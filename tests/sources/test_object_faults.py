@@ -268,7 +268,7 @@ def ten_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for below in ("bucket/f", "bucket/f/sub"):
         (root / below).mkdir(parents=True)
     for i in range(10_000):
-        (root / "bucket" / "f" / f"{i:05d}").touch()
+        (root / "bucket" / "f" / f"{i:05d}").write_bytes(b"x")
     (root / "bucket/f/sub/deep").write_bytes(b"x")
     return root
 
@@ -308,6 +308,20 @@ async def test_what_marks_folders_is_not_listed(rgw: Rgw) -> None:
     async with open_source("s3://marks/f", options=s3(rgw)) as source:
         assert [entry.name for entry in await source.entries()] == ["a", "sub/"]
         assert [entry.name for entry in await source.entries(recursive=True)] == ["a", "sub/b"]
+
+
+async def test_what_marks_empty_folders_is_not_listed(rgw: Rgw) -> None:
+    rgw.make_bucket("bare")
+    for key in ("f/", "f/empty/", "f/file", "f/both", "f/both/", "f/sub/file", "f/sub/deep/"):
+        rgw.put("bare", key, b"")
+    async with open_source("s3://bare/f/", options=s3(rgw)) as source:
+        found = [entry.name for entry in await source.entries()]
+        assert found == ["both", "both/", "empty/", "file", "sub/"]
+        found = [entry.name for entry in await source.entries(recursive=True)]
+        assert set(found) == {"both", "file", "sub/file"}
+    async with open_source("s3://bare", options=s3(rgw)) as source:
+        found = [entry.name for entry in await source.entries(recursive=True)]
+        assert set(found) == {"f/both", "f/file", "f/sub/file"}
 
 
 async def test_one_pool_for_a_loader(folder: Path, http_faults: MakeHttpFaults) -> None:
