@@ -2,7 +2,7 @@
 
 A map of the house; each room imports only from rooms above it::
 
-    redaction                              what texts show of URIs
+    redaction, cgroups                     what texts show of URIs; what a container may use
     errors, events, manifest, interfaces   the words, and the seams between rooms
     cache_folder                           a bounded folder that processes share
     closing                                what an async with block closes

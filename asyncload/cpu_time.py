@@ -7,10 +7,11 @@ import os
 import threading
 import time
 
+from asyncload.cgroups import cpu_quota
+
 __all__ = [
     "allowed_cpus",
     "count_as_ours",
-    "limited",
     "loading_seconds",
     "program_seconds",
     "usable_cpus",
@@ -69,11 +70,6 @@ def program_seconds() -> float | None:
     return time.process_time() - _ours.seconds() if _CAN_TELL else None
 
 
-# What a container may use of its CPUs: "max 100000", or microseconds in each of so many. Of control
-# groups v2 (Documentation/admin-guide/cgroup-v2.rst, cpu.max).
-_QUOTA = "/sys/fs/cgroup/cpu.max"
-
-
 def usable_cpus() -> int:
     """Return how many CPUs this process may use at once, 1 at least."""
     return max(1, math.ceil(allowed_cpus()))
@@ -86,22 +82,5 @@ def allowed_cpus() -> float:
     """
     has_affinity = hasattr(os, "sched_getaffinity")
     cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    try:
-        with open(_QUOTA) as file:
-            return limited(cpus, file.read())
-    except OSError:
-        return cpus
-
-
-def limited(cpus: int, quota: str) -> float:
-    """Return how many CPUs a quota leaves of those that there are.
-
-    Args:
-        cpus: that there are.
-        quota: what ``cpu.max`` says; anything else limits nothing.
-    """
-    match quota.split():
-        case [allowed, period] if allowed.isdecimal() and period.isdecimal():
-            if int(allowed) and int(period):
-                return min(cpus, int(allowed) / int(period))
-    return cpus
+    quota = cpu_quota()
+    return cpus if quota is None else min(cpus, quota)

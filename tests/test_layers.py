@@ -25,6 +25,7 @@ FLOORS = {
     "cache_folder": 0,
     "closing": 0,
     "collecting": 0,
+    "cgroups": -1,
     "cpu_time": 0,
     "resting": 0,
     "texts": 0,

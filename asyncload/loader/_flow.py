@@ -270,7 +270,8 @@ class Flow:
         """Take the load's memory from the budget, once, until the load has ended."""
         if not self._reserved:
             self._reserved = True
-            await self._held.enter_async_context(self._resources.budget.take(nbytes, self._urgency))
+            taking = self._resources.budget.take(nbytes, self._urgency, uri=self.uri)
+            await self._held.enter_async_context(taking)
             self._holds.append(nbytes)
 
     # --- the stages --------------------------------------------------------------------

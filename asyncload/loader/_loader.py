@@ -40,7 +40,7 @@ from ._options import (
     Priority,
 )
 from ._pace import MAX_STALL_MS, Pace
-from ._parts import PartResult, map_parts, physical_memory
+from ._parts import PartResult, map_parts, memory_there_is
 from ._recall import Work
 from ._reports import guarded
 from ._resources import Resources
@@ -54,7 +54,7 @@ __all__ = ["Loader"]
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
 
-# Of the machine's memory: what is left is for what serves meanwhile.
+# Of the memory that there is: what is left is for what serves meanwhile.
 _MEMORY_SHARE = 0.75
 _KEEP_SHARE = 0.25  # of the memory budget
 _PARTS_AHEAD = 2  # parts read while every worker decodes one
@@ -72,8 +72,9 @@ class Loader(Files, Closing):
             stays the caller's.
         processes: how many workers; by default one for each CPU.
         memory: bytes (or text such as ``"4GiB"``) that all loads together may have in flight or
-            hold before they hand over their result; by default three quarters of the machine's.
-            A load larger than that runs alone.
+            hold before they hand over their result; by default three quarters of what
+            there is: of the machine's memory, or of what its container has left below its limits.
+            A load larger than that runs alone, and the first one is logged.
         keep: bytes of memory of dropped models and weights that are kept for the next ones, which
             load faster into memory that exists; marked as free, so that the system takes it when
             it runs short; by default a quarter of ``memory``, 0 for none.
@@ -140,7 +141,7 @@ class Loader(Files, Closing):
         observer: Observer | None = None,
     ) -> None:
         self._storage_options = merge_options({}, storage_options)
-        limit = int(physical_memory() * _MEMORY_SHARE) if memory is None else parse_size(memory)
+        limit = int(memory_there_is() * _MEMORY_SHARE) if memory is None else parse_size(memory)
         self._memory = limit
         self._host = Host(self._release, self._abandon)
         self._resources = Resources(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asyncload.cgroups import memory_left
 from asyncload.errors import AsyncloadError, DecodeError
 from asyncload.interfaces import Reader
 from asyncload.memory import SharedSlab, SlabPool
@@ -21,7 +22,7 @@ from asyncload.workers import Workers
 
 from ._load import Load
 
-__all__ = ["PartResult", "decode_whole", "map_parts", "physical_memory"]
+__all__ = ["PartResult", "decode_whole", "map_parts", "memory_there_is", "physical_memory"]
 
 Array = npt.NDArray[Any]
 URI = str | os.PathLike[str]
@@ -119,6 +120,15 @@ def _array(placed: Placed, memory: memoryview) -> Array:
     array = np.frombuffer(memory[offset : offset + nbytes], np.uint8).view(dtype).reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def memory_there_is() -> int:
+    """Return the bytes of memory that loads may count on.
+
+    All of the machine's, or what the container has left below its limits.
+    """
+    left = memory_left()
+    return physical_memory() if left is None else min(left, physical_memory())
 
 
 def physical_memory() -> int:

@@ -27,12 +27,14 @@ class _Request:
         urgency: tells how urgent it is by now.
         number: those that came earlier have lower ones.
         admitted: done once the bytes are its own.
+        uri: of the load that they are for.
     """
 
     nbytes: int
     urgency: Callable[[], Urgency]
     number: int
     admitted: asyncio.Future[None]
+    uri: str | None
 
 
 class Budget:
@@ -71,6 +73,7 @@ class Budget:
         self._numbers = itertools.count()
         self._reclaims: list[Reclaim] = []
         self._admitting = False
+        self._warned = False
 
     @property
     def held(self) -> int:
@@ -93,7 +96,11 @@ class Budget:
 
     @asynccontextmanager
     async def take(
-        self, nbytes: int, urgency: Callable[[], Urgency] = on_demand
+        self,
+        nbytes: int,
+        urgency: Callable[[], Urgency] = on_demand,
+        *,
+        uri: str | None = None,
     ) -> AsyncIterator[None]:
         """Hold ``nbytes`` bytes for the time of the ``async with`` block, once they are free.
 
@@ -102,19 +109,20 @@ class Budget:
         Args:
             nbytes: how many.
             urgency: tells how urgent it is; call `reconsider` when that changes.
+            uri: of the load that takes them. The first one that goes above the limit is logged.
         """
         if nbytes < 0:
             raise ValueError(f"cannot take {nbytes} bytes")
-        await self._acquire(nbytes, urgency)
+        await self._acquire(nbytes, urgency, uri)
         try:
             yield
         finally:
             self.in_flight -= nbytes
             self.reconsider()
 
-    async def _acquire(self, nbytes: int, urgency: Callable[[], Urgency]) -> None:
+    async def _acquire(self, nbytes: int, urgency: Callable[[], Urgency], uri: str | None) -> None:
         admitted = asyncio.get_running_loop().create_future()
-        request = _Request(nbytes, urgency, next(self._numbers), admitted)
+        request = _Request(nbytes, urgency, next(self._numbers), admitted, uri)
         self._waiting.append(request)
         self.reconsider()
         if admitted.done():
@@ -172,6 +180,7 @@ class Budget:
         try:
             while (request := self._next()) is not None and self._has_room(request):
                 self._waiting.remove(request)
+                self._warn_above(request)
                 self.in_flight += request.nbytes
                 request.admitted.set_result(None)
         finally:
@@ -190,6 +199,18 @@ class Budget:
         if urgency is Urgency.DEMAND or alone:
             self._reclaim(request.nbytes)
         return alone or self._missing(request.nbytes) <= 0
+
+    def _warn_above(self, request: _Request) -> None:
+        if request.uri is None or self._warned or self._missing(request.nbytes) <= 0:
+            return
+        self._warned = True
+        _logger.warning(
+            "%s takes %s bytes of memory beside %s that are kept: more than the %s bytes that all "
+            "loads of this Loader may take. It is loaded alone, above that limit, as are others "
+            "like it. If there is memory for it, give Loader(memory=) more",
+            request.uri,
+            *(f"{nbytes:,}" for nbytes in (request.nbytes, self.kept, self.limit or 0)),
+        )
 
     def _missing(self, nbytes: int) -> int:
         return 0 if self.limit is None else self.held + nbytes - self.limit

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncload.cpu_time import count_as_ours, limited, program_seconds, usable_cpus
+from asyncload.cpu_time import count_as_ours, program_seconds, usable_cpus
 from asyncload.loader._duty import LEAST, Busyness, Duty, share_beside
 
 SHARES = st.floats(0, 1)
@@ -197,26 +197,3 @@ def test_there_is_a_cpu() -> None:
     has_affinity = hasattr(os, "sched_getaffinity")
     most = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     assert 1 <= usable_cpus() <= most
-
-
-@pytest.mark.parametrize(
-    ("quota", "left"),
-    [
-        ("max 100000\n", 8),
-        ("200000 100000\n", 2),
-        ("150000 100000", 1.5),
-        ("1000 100000", 0.01),
-        ("0 100000", 8),
-        ("1600000 100000", 8),
-        ("100000 0", 8),
-        ("", 8),
-        ("-1 100000", 8),
-    ],
-)
-def test_a_quota(quota: str, left: float) -> None:
-    assert limited(8, quota) == left
-
-
-@given(st.text(), st.integers(1, 1000))
-def test_no_quota_leaves_nothing(quota: str, cpus: int) -> None:
-    assert 0 < limited(cpus, quota) <= cpus
