@@ -4,8 +4,8 @@
   ``_keras_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``, ``_tensor_bundle``,
   ``_saved_model``
 - what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``,
-  ``_json``, ``protobuf``, ``_checkpoint_state``; ``_bundle_index`` with ``_leveldb`` and
-  ``_ordered_code``
+  ``_json``, ``protobuf``, ``_text_proto``, ``_checkpoint_state``; ``_bundle_index`` with
+  ``_leveldb`` and ``_ordered_code``
 - small reads side by side, and sizes that can be true: ``_ranges``, ``_concurrent``, ``_shape``
 """
 
@@ -24,7 +24,7 @@ from ._keras_sharded import KerasSharded
 from ._npz import Npy, Npz
 from ._safetensors import Safetensors
 from ._safetensors_index import SafetensorsIndex
-from ._saved_model import SAVED_MODEL, WARMUP_REQUESTS, SavedModel
+from ._saved_model import PROGRAMS, SAVED_MODEL, WARMUP_REQUESTS, SavedModel
 from ._tensor_bundle import INDEX_SUFFIX, TensorBundle
 from ._weights_h5 import WeightsH5
 
@@ -32,6 +32,7 @@ __all__ = [
     "FOLDERS",
     "FORMATS",
     "PREFIXES",
+    "PROGRAMS",
     "SAVED_MODEL",
     "WARMUP_REQUESTS",
     "detect",
@@ -58,7 +59,7 @@ FORMATS: tuple[Format, ...] = (
 # (file, format): a folder that has this file is of this format; the first one decides. The file is
 # ``readers[0]`` for `Format.index`.
 FOLDERS: tuple[tuple[str, Format], ...] = (
-    (SAVED_MODEL, _SAVED_MODEL),
+    *((name, _SAVED_MODEL) for name in PROGRAMS),
     (STATE_FILE, _TENSOR_BUNDLE),
     (CONFIG, _KERAS_FOLDER),
 )

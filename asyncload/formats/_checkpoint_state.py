@@ -11,6 +11,8 @@ from posixpath import dirname, isabs, join, normpath, realpath
 from asyncload.errors import AsyncloadError, Corrupt, TooLarge, Unsafe
 from asyncload.interfaces import Indexing, Reader
 
+from ._text_proto import unescaped
+
 __all__ = ["STATE_FILE", "latest", "read_state"]
 
 STATE_FILE = "checkpoint"
@@ -21,16 +23,6 @@ _LATEST = re.compile(
     (?:"(?P<double>(?:[^"\\\n]|\\[^\n])*)"|'(?P<single>(?:[^'\\\n]|\\[^\n])*)')""",
     re.MULTILINE | re.VERBOSE,
 )
-_ESCAPE = re.compile(rb"\\(?:(?P<octal>[0-7]{1,3})|x(?P<hex>[0-9a-fA-F]{1,2})|(?P<sign>.))")
-_SIGNS = {
-    b"a": b"\a",
-    b"b": b"\b",
-    b"f": b"\f",
-    b"n": b"\n",
-    b"r": b"\r",
-    b"t": b"\t",
-    b"v": b"\v",
-}
 
 
 async def read_state(indexing: Indexing, reader: Reader) -> str:
@@ -76,19 +68,11 @@ def latest(text: bytes) -> str:
             "the prefix of a checkpoint in this folder instead."
         )
     quoted = match["double"] if match["double"] is not None else match["single"]
-    path = _ESCAPE.sub(_unescape, quoted)
+    path = unescaped(quoted)
     try:
         return path.decode()
     except UnicodeDecodeError as error:
         raise Corrupt(f"names a checkpoint in no UTF-8: {path[:80]!r}") from error
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    if match["octal"]:
-        return bytes([int(match["octal"], 8) & 0xFF])
-    if match["hex"]:
-        return bytes([int(match["hex"], 16)])
-    return _SIGNS.get(match["sign"], match["sign"])
 
 
 def _within(path: str, uri: str, own: str | None) -> str | None:

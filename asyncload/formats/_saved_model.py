@@ -1,8 +1,9 @@
 """SavedModel: a folder with a program, the checkpoint of its variables, and its assets.
 
-``saved_model.pb`` is a SavedModel protocol buffer; ``variables/variables.index`` and its data files
-are a checkpoint; ``assets/`` has the files that the program names; ``assets.extra/`` has requests
-to warm it up with, if any (tensorflow/cc/saved_model/README.md).
+``saved_model.pb`` is a SavedModel protocol buffer, ``saved_model.pbtxt`` the same as text;
+``variables/variables.index`` and its data files are a checkpoint; ``assets/`` has the files that
+the program names; ``assets.extra/`` has requests to warm it up with, if any
+(tensorflow/cc/saved_model/README.md).
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from asyncload.manifest import Manifest, TensorEntry
 
 from ._concurrent import for_each
 from ._tensor_bundle import INDEX_SUFFIX, OBJECT_GRAPH, Bundle, index_bundle
+from ._text_proto import strings
 from .protobuf import BYTES, as_text, as_view, fields
 
-__all__ = ["SAVED_MODEL", "WARMUP_REQUESTS", "SavedModel"]
+__all__ = ["PROGRAMS", "SAVED_MODEL", "WARMUP_REQUESTS", "SavedModel"]
 
 SAVED_MODEL = "saved_model.pb"
+_AS_TEXT = "saved_model.pbtxt"
+PROGRAMS = (SAVED_MODEL, _AS_TEXT)  # names of a program; the first one there is counts
 WARMUP_REQUESTS = "assets.extra/tf_serving_warmup_requests"
 _VARIABLES = "variables"
 _LIMIT = 2 << 30  # bytes; protocol buffers' own
@@ -31,6 +35,7 @@ _OPENED = 8  # assets at a time
 _META_GRAPHS, _COLLECTION_DEF, _ASSET_FILE_DEF, _FILENAME = 2, 4, 6, 2
 _KEY, _VALUE, _ANY_LIST, _ANY, _CONTENT = 1, 2, 5, 1, 2
 _ASSETS = b"saved_model_assets"
+_ASSET = b"tensorflow.AssetFileDef"
 
 
 class SavedModel:
@@ -44,19 +49,22 @@ class SavedModel:
     costly = False
 
     def matches(self, name: str, head: bytes) -> bool:
-        """Whether the name is ``saved_model.pb``; protocol buffers begin with nothing special."""
+        """Whether the name is that of a program; protocol buffers begin with nothing special."""
         del head
-        return name == SAVED_MODEL
+        return name in PROGRAMS
 
     async def index(self, indexing: Indexing) -> Manifest:
         """Index the folder; the program is published before the checkpoint is looked at."""
         program = indexing.files.readers[0]
         if program.size >= _LIMIT:
             raise TooLarge(f"has {program.size:,} bytes; the limit is {_LIMIT:,}", uri=program.uri)
-        documents = {SAVED_MODEL: await program.read(0, program.size)}
-        names = await indexing.workers.run_in_thread(
-            asset_names, documents[SAVED_MODEL], program.uri
-        )
+        content = await program.read(0, program.size)
+        if (program.name or indexing.source.name) == _AS_TEXT:
+            documents = {_AS_TEXT: content}
+            names = await indexing.parse(asset_names_in_text, content, program.uri)
+        else:
+            documents = {SAVED_MODEL: content}
+            names = await indexing.workers.run_in_thread(asset_names, content, program.uri)
         indexing.publish(documents)
         bundle = await _index_variables(indexing)
         if bundle.object_graph is not None:
@@ -90,6 +98,27 @@ def asset_names(program: bytes, uri: str) -> list[str]:
     if not program:
         raise Corrupt("is empty; copy or export the model again", uri=uri)
     return names
+
+
+def asset_names_in_text(program: bytes, uri: str) -> list[str]:
+    """Return what `asset_names` does, of a program as text; raises as that does."""
+    try:
+        return list(dict.fromkeys(_asset_names_in_text(program)))
+    except Corrupt as error:
+        error.uri = uri
+        raise
+
+
+def _asset_names_in_text(program: bytes) -> Iterator[str]:
+    kind = b""
+    for path, value in strings(program):
+        field = path[-1]
+        if field == b"filename" and (path[-2:-1] == (b"asset_file_def",) or _ASSET in path[-2]):
+            yield as_text(memoryview(value))
+        elif field == b"type_url":
+            kind = value
+        elif field == b"value" and path[-3:-1] == (b"any_list", b"value") and _ASSET in kind:
+            yield from (as_text(name) for name in _below(memoryview(value), _FILENAME))
 
 
 def _asset_names(program: bytes) -> Iterator[str]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from asyncload.errors import Unsafe
 from asyncload.events import Event, FellBack, StageEnded, StageStarted
+from asyncload.formats import PROGRAMS, SAVED_MODEL
 from asyncload.interfaces import OpenFiles, Reader, Source, WorkerPool
 from asyncload.manifest import Manifest
 from asyncload.materialize import CannotWarmUp
@@ -39,8 +40,8 @@ Wanted = tuple[Names, Names]
 
 # Documents that say what a model is made of, and whether that decides which tensors are read.
 # Where it does not, reads need not wait until TensorFlow is imported.
-_KERAS, _LEGACY, _SAVED_MODEL = "config.json", "model_config", "saved_model.pb"
-_SELECTIVE = {_KERAS: False, _LEGACY: False, _SAVED_MODEL: True}
+_KERAS, _LEGACY = "config.json", "model_config"
+_SELECTIVE = {_KERAS: False, _LEGACY: False, **dict.fromkeys(PROGRAMS, True)}
 
 
 class Build(Protocol):
@@ -152,7 +153,7 @@ class Construction:
         kind = next((each for each in _SELECTIVE if each in documents), None)
         if self.begun or kind is None:
             return
-        if kind == _SAVED_MODEL:
+        if kind in PROGRAMS:
             _check_trusted(self._source, self._files.readers[0], self._options.trusted)
         self._emit(StageStarted(uri=self._uri, stage="build"))
         loop = asyncio.get_running_loop()
@@ -173,7 +174,7 @@ class Construction:
         with wanting_tensorflow(self._uri):
             self._build = make.build(kind)
         settle()
-        self._build.read(documents)
+        self._build.read(make.parsed(kind, documents))
 
     def _construct(self) -> None:
         if self._reading is not None:
@@ -278,10 +279,10 @@ class _Maker:
     notice: Callable[[str], None]
 
     def build(self, kind: str) -> Build:
-        build = self._saved_model() if kind == _SAVED_MODEL else self._keras(kind)
+        build = self._saved_model() if kind in PROGRAMS else self._keras(kind)
         if self.options.reuse is None:
             return build
-        if self.options.whole and kind == _SAVED_MODEL:
+        if self.options.whole and kind in PROGRAMS:
             self.notice("a whole object is made anew; the model offered for reuse is left as it is")
             return build
         from asyncload.materialize.reuse import ReuseBuild
@@ -293,6 +294,14 @@ class _Maker:
             notice=self.notice,
             uri=self.source.uri,
         )
+
+    def parsed(self, kind: str, documents: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Return the documents with a program as what it is, where it was text."""
+        if kind not in PROGRAMS or kind == SAVED_MODEL:
+            return documents
+        from asyncload.materialize.program_text import parse_program
+
+        return {**documents, SAVED_MODEL: parse_program(documents[kind], uri=self.source.uri)}
 
     def _keras(self, kind: str) -> Build:
         from asyncload.materialize.keras import FolderBuild, ModelBuild

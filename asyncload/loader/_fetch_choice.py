@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asyncload.errors import SourceError, UnknownFormat
-from asyncload.formats import FOLDERS, SAVED_MODEL
+from asyncload.formats import FOLDERS, PROGRAMS
 from asyncload.interfaces import Compound, Indexing, Reader, Source
 from asyncload.sources import OWN, check_name
 
@@ -72,9 +72,9 @@ async def choose(indexing: Indexing) -> Choice:
         chosen, reader = await find_format(source)
     except UnknownFormat:
         return await _everything(source, "files")
-    if reader.name == SAVED_MODEL:
+    if reader.name in PROGRAMS:
         try:
-            return await _everything(source, chosen.name, last=SAVED_MODEL)
+            return await _everything(source, chosen.name, last=reader.name)
         except SourceError as error:
             # Servers list no folders, and stores not to everybody: what the program names, then.
             if not error.may_be_absent:

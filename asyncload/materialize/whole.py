@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from asyncload.errors import AsyncloadError, FormatError, MismatchError
+from asyncload.formats import PROGRAMS
 from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
@@ -165,7 +166,8 @@ class WholeBuild:
         Raises:
             FormatError: TensorFlow could not load it either.
         """
-        path = path.removesuffix(f"/{SAVED_MODEL}")
+        for name in PROGRAMS:
+            path = path.removesuffix(f"/{name}")
         if self._folder is None and _has_assets(path):
             path = self._link(path)
         try:

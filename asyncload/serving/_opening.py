@@ -14,7 +14,7 @@ from asyncload.errors import (
     SwapSuperseded,
     UnknownFormat,
 )
-from asyncload.formats import detect_folder
+from asyncload.formats import PROGRAMS, detect_folder
 from asyncload.redaction import shown
 
 from ._lease import Target
@@ -122,4 +122,4 @@ def _is_model(names: Iterable[str]) -> bool:
         detect_folder(listed, uri="")
     except UnknownFormat:
         return False
-    return not numbers(listed) or "saved_model.pb" in listed
+    return not numbers(listed) or any(name in listed for name in PROGRAMS)
