@@ -2,7 +2,7 @@
 
 - formats: ``_keras_archive``, ``_keras_folder``, ``_weights_h5``, ``_keras_sharded``,
   ``_keras_h5``, ``_safetensors``, ``_safetensors_index``, ``_npz``, ``_tensor_bundle``,
-  ``_saved_model``
+  ``_saved_model``, ``_checkpoint_v1``
 - what they are made of, parsed as untrusted: ``_zip``, ``_hdf5`` (``_hdf5_*``), ``_npy``,
   ``_json``, ``protobuf``, ``_text_proto``, ``_checkpoint_state``; ``_bundle_index`` with
   ``_leveldb`` and ``_ordered_code``
@@ -17,6 +17,7 @@ from asyncload.errors import UnknownFormat
 from asyncload.interfaces import Format
 
 from ._checkpoint_state import STATE_FILE
+from ._checkpoint_v1 import CheckpointV1
 from ._keras_archive import CONFIG, KerasArchive
 from ._keras_folder import KerasFolder
 from ._keras_h5 import KerasH5, without_legacy_optimizer
@@ -55,6 +56,7 @@ FORMATS: tuple[Format, ...] = (
     Npy(),
     _SAVED_MODEL,
     _TENSOR_BUNDLE,
+    CheckpointV1(),
 )
 # (file, format): a folder that has this file is of this format; the first one decides. The file is
 # ``readers[0]`` for `Format.index`.

@@ -15,9 +15,10 @@ from asyncload.errors import Corrupt, FormatError, TooLarge
 
 from .protobuf import varint
 
-__all__ = ["CompressedTable", "read_table"]
+__all__ = ["MAGIC", "CompressedTable", "read_table"]
 
 _MAGIC = 0xDB4775248B80FB57
+MAGIC = _MAGIC.to_bytes(8, "little")  # the last bytes of a table
 _FOOTER = 48  # bytes: two block handles, padding, eight bytes of magic
 _TRAILER = 5  # bytes behind each block: how it is compressed, and its checksum
 _WORD = 4  # bytes of each restart point, and of their number

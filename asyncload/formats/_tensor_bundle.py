@@ -17,6 +17,7 @@ from asyncload.manifest import Encoding, Manifest, Part, Partitioned, Strings, T
 
 from ._bundle_index import STRING, BundleIndex, Stored, parse_index
 from ._checkpoint_state import STATE_FILE, read_state
+from ._checkpoint_v1 import refuse_v1
 from ._concurrent import for_each
 from ._leveldb import CompressedTable
 
@@ -61,7 +62,7 @@ class TensorBundle:
         key = indexing.files.readers[0]
         name = key.name or indexing.source.name
         if name == STATE_FILE:
-            bundle = await index_bundle(indexing, await read_state(indexing, key))
+            bundle = await self._latest(indexing, await read_state(indexing, key))
         else:
             bundle = await index_bundle(indexing, name[: -len(INDEX_SUFFIX)], opened=key)
         graph = bundle.object_graph
@@ -72,6 +73,13 @@ class TensorBundle:
             tensors=bundle.tensors,
             documents={} if graph is None else {OBJECT_GRAPH: graph},
         )
+
+    async def _latest(self, indexing: Indexing, prefix: str) -> Bundle:
+        try:
+            return await index_bundle(indexing, prefix)
+        except NotFound:
+            await refuse_v1(indexing, prefix)
+            raise
 
     async def gather(self, indexing: Indexing) -> None:
         """Open the index and its shards; the index has to be read for that."""
