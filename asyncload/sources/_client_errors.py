@@ -31,6 +31,11 @@ _CAUSES = (
         ("Requested ", "ontent-Range", "CONTENT_RANGE"),
         "its server, or a cache before it, does ranges wrongly; load a copy from disk",
     ),
+    (
+        ("with invalid path",),
+        "a key there has an empty part, '.', '..' or a control sign, so no path can be made of it; "
+        "rename that object, or name another folder",
+    ),
     (("dns error", "failed to lookup address"), "its host has no address; check the name"),
     (
         (

@@ -70,7 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        asked = Asked(self.command, self.path, headers)
+        target = self.requestline.split(" ")[1]  # in `path`, two slashes at its begin are one
+        asked = Asked(self.command, target, headers)
         self.ours.asked.append(asked)
         reply = self.ours.answer(asked)
         self.send_response(reply.status)
