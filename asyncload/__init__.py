@@ -7,6 +7,7 @@ A map of the house; each room imports only from rooms above it::
     cache_folder                           a bounded folder that processes share
     closing                                what an async with block closes
     collecting                             the garbage collector, held while much is made
+    forks                                  what a forked process cannot use
     sources/     where bytes come from: a URI becomes files that can be read
     formats/     what bytes mean: a file becomes a Manifest, the index of its tensors
     codecs       how encoded bytes become an array
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         AsyncloadError,
         Corrupt,
         DecodeError,
+        Forked,
         FormatError,
         LeaseTimeout,
         LoaderClosed,
@@ -94,6 +96,7 @@ _HOMES = {
         "AsyncloadError",
         "Corrupt",
         "DecodeError",
+        "Forked",
         "FormatError",
         "LeaseTimeout",
         "LoaderClosed",
@@ -154,6 +157,7 @@ __all__ = [
     "Event",
     "Fetched",
     "FetchedFile",
+    "Forked",
     "FormatError",
     "LeaseTimeout",
     "ListEntry",

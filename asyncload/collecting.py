@@ -8,9 +8,10 @@ in and out, and the last one out restores what the first one found.
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from asyncload.forks import OwnLock, in_each_fork
 
 __all__ = ["collect_young", "collection_held"]
 
@@ -22,7 +23,7 @@ class _Collector:
     """The garbage collector, off while anybody holds it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
         self._holders = 0
         self._found = True
 
@@ -42,6 +43,12 @@ class _Collector:
                     _promote_young_objects()
                     gc.enable()
 
+    def forget(self) -> None:
+        """Forget who held it: those threads stayed in the parent of this process."""
+        if self._holders and self._found:
+            gc.enable()
+        self._holders = 0
+
     def collect_young(self) -> None:
         if self._holders and self._found and gc.get_count()[0] > _MANY:
             gc.collect(1)
@@ -57,6 +64,7 @@ def _promote_young_objects() -> None:
 
 
 _collector = _Collector()
+in_each_fork(_collector.forget)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import threading
 import time
 
 from asyncload.cgroups import cpu_quota
+from asyncload.forks import OwnLock, in_each_fork
 
 __all__ = [
     "allowed_cpus",
@@ -22,7 +23,11 @@ class _OurThreads:
     """CPU time of threads that said they are ours; it never shrinks when they end."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as in a forked process, where none of these threads is."""
         self._seconds: dict[int, float] = {}  # clock of a thread -> what it last said
         self._ended = 0.0
 
@@ -42,6 +47,7 @@ class _OurThreads:
 
 
 _ours = _OurThreads()
+in_each_fork(_ours.forget)
 _CAN_TELL = hasattr(time, "pthread_getcpuclockid")  # macOS cannot
 
 

@@ -15,6 +15,7 @@
     │   ├── TooLarge                 declares far more than it holds, or exceeds a worker's limits
     │   └── NotApplicable            an option asks for what its format has not   (also TypeError)
     ├── DecodeError                  a tensor's encoded bytes, or a user's decode, failed
+    ├── Forked                       belongs to the process that this one was forked from
     ├── WorkerCrashed                a worker process died twice on the same job
     ├── MismatchError                weights and model do not fit: every tensor (also ValueError)
     ├── WouldOverwrite               a fetch would replace another file  (also FileExistsError)
@@ -48,6 +49,7 @@ __all__ = [
     "AsyncloadError",
     "Corrupt",
     "DecodeError",
+    "Forked",
     "FormatError",
     "LeaseTimeout",
     "LoaderClosed",
@@ -209,6 +211,10 @@ class NotInstalled(AsyncloadError, ModuleNotFoundError):
 
 class LoaderClosed(AsyncloadError, RuntimeError):
     """The Loader was closed before or during the call."""
+
+
+class Forked(AsyncloadError, RuntimeError):
+    """What is asked for belongs to the process from which this one was forked."""
 
 
 class ServingError(AsyncloadError):

@@ -26,6 +26,7 @@ FLOORS = {
     "closing": 0,
     "collecting": 0,
     "cgroups": -1,
+    "forks": 0,
     "cpu_time": 0,
     "resting": 0,
     "texts": 0,
@@ -48,6 +49,9 @@ FLOORS = {
 NEIGHBOURS = {
     ("interfaces", "manifest"),
     ("interfaces", "errors"),
+    ("forks", "errors"),
+    ("cpu_time", "forks"),
+    ("collecting", "forks"),
     ("manifest", "texts"),
     ("cli", "_demo"),
     ("_demo", "_probe"),

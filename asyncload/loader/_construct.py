@@ -174,6 +174,10 @@ class Construction:
         with wanting_tensorflow(self._uri):
             self._build = make.build(kind)
         settle()
+        if kind in PROGRAMS:
+            from asyncload.materialize.runtime import check_calls
+
+            check_calls(self._uri)
         self._build.read(make.parsed(kind, documents))
 
     def _construct(self) -> None:

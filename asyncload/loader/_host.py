@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any
 import anyio
 
 from asyncload.errors import LoaderClosed
+from asyncload.forks import Origin
 
 from ._load import Load
 
@@ -31,7 +31,7 @@ class Host:
     def __init__(self, release: Callable[[], Awaitable[None]], abandon: Callable[[], None]) -> None:
         self._release = release
         self._abandon = abandon
-        self._process = os.getpid()
+        self._origin = Origin("this Loader")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._life: AsyncGenerator[None, None] | None = None
         # No task group of anyio's: what the loop's end cancels before its first step, it never
@@ -49,21 +49,16 @@ class Host:
     @property
     def inherited(self) -> bool:
         """Whether another process made this, from which this one was forked."""
-        return self._process != os.getpid()
+        return not self._origin.is_here
 
     def open(self) -> None:
         """Begin to run loads; opening twice is fine.
 
         Raises:
-            LoaderClosed: it was closed, or belongs to another process.
+            LoaderClosed: it was closed.
+            Forked: it belongs to another process.
         """
-        if self.inherited:
-            raise LoaderClosed(
-                f"this Loader belongs to process {self._process}, from which this process "
-                f"({os.getpid()}) was forked: its threads and workers stayed there. Make a Loader "
-                "after the fork (under gunicorn without --preload, or in the application's "
-                "lifespan), or start processes by 'spawn'"
-            )
+        self._origin.check()
         if self.closed:
             raise LoaderClosed("this Loader is closed; make a new one")
         self._begin()

@@ -11,6 +11,7 @@ import anyio
 
 from asyncload.errors import LoaderClosed
 from asyncload.events import Event, Finished, Progress
+from asyncload.forks import Origin
 from asyncload.interfaces import Urgency
 
 from ._brief import brief
@@ -60,6 +61,7 @@ class Load(Generic[Result]):
         self._joins = joins  # work that reports its beginning and end itself
         self._future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scope = anyio.CancelScope()
+        self._origin = Origin("this load")
         self._failure: Exception | None = None
         self._waiting: list[Urgency] = []  # of each who waits
         self._events: list[Event] = []
@@ -83,6 +85,7 @@ class Load(Generic[Result]):
 
     @brief
     async def _wait(self, urgency: Urgency) -> Result:
+        self._origin.check(self.uri)
         self._waiting.append(urgency)
         self._urgency_changed()
         try:

@@ -15,6 +15,7 @@
 - ``whole``       loads a SavedModel as ``tf.saved_model.load`` does
 - ``trackables``  puts a checkpoint's values into any object that ``tf.train.Checkpoint`` takes
 - ``warmup``      the first call of a model
+- ``runtime``     whether TensorFlow can call functions in this process at all
 - ``_messages``   protocol buffers of which only some fields are read
 """
 

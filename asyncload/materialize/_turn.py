@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
+from asyncload.forks import OwnLock, in_each_fork
 from asyncload.resting import in_spells, is_resting, rest, rest_when_due
 
 from .quiet import collect_young, quiet
@@ -21,7 +21,7 @@ _PAUSE = 0.00002  # seconds
 
 # Keras keeps its scopes and names by thread, but TensorFlow's variables are not made safely
 # by two threads at once (keras IS_THREAD_SAFE, tensorflow#78338).
-_one_at_a_time = threading.RLock()
+_one_at_a_time = OwnLock()
 
 
 class _Queue:
@@ -40,8 +40,13 @@ class _Queue:
             with _counting:
                 self.urgent -= urgent
 
+    def forget(self) -> None:
+        """Forget who waits: those threads stayed in the parent of this process."""
+        self.urgent = 0
 
-_queue, _counting = _Queue(), threading.Lock()
+
+_queue, _counting = _Queue(), OwnLock()
+in_each_fork(_queue.forget)
 
 
 @contextmanager
@@ -51,13 +56,11 @@ def turn(scopes: Enter = nullcontext) -> Iterator[None]:
     Args:
         scopes: enters those of whoever asked.
     """
-    with _queue.waiting():
-        _one_at_a_time.acquire()
-    try:
+    with ExitStack() as held:
+        with _queue.waiting():
+            held.enter_context(_one_at_a_time)
         with scopes(), quiet():
             yield
-    finally:
-        _one_at_a_time.release()
 
 
 def in_slices(items: Iterable[Item]) -> Iterator[Item]:

@@ -12,13 +12,13 @@ the last one out restores what the first one found.
 from __future__ import annotations
 
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
 from asyncload.collecting import collect_young, collection_held
+from asyncload.forks import OwnLock, in_each_fork
 from asyncload.resting import is_resting
 from asyncload.workers import await_turn
 
@@ -35,7 +35,7 @@ class _SwitchInterval:
     """The interpreter's switch interval: the shortest that anybody wants."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
         self._wanted: Counter[float] = Counter()
         self._found = 0.0
 
@@ -52,6 +52,12 @@ class _SwitchInterval:
             self._wanted += Counter()  # without those that nobody wants any more
             self._set()
 
+    def forget(self) -> None:
+        """Forget the threads that wanted one: they stayed in the parent of this process."""
+        if self._wanted:
+            self._wanted.clear()
+            self._set()
+
     def _set(self) -> None:
         sys.setswitchinterval(min([self._found, *self._wanted]))
 
@@ -65,6 +71,7 @@ class _SwitchInterval:
 
 
 _switch_interval = _SwitchInterval()
+in_each_fork(_switch_interval.forget)
 
 
 def responsive() -> AbstractContextManager[None]:

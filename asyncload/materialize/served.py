@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tensorflow as tf
 
+from asyncload.forks import Origin
+
 __all__ = ["Signature", "Signatures"]
 
 _DEFAULT = "serving_default"
@@ -36,6 +38,7 @@ class Signature:
         self.inputs = dict(inputs)
         self.outputs = dict(outputs)
         self._run = run
+        self._origin = Origin("this signature")
 
     def __call__(self, *args: Any, **inputs: Any) -> Mapping[str, Any]:
         """Run it.
@@ -50,7 +53,9 @@ class Signature:
         Raises:
             TypeError: an input is missing, unknown, or of another dtype.
             ValueError: an input has another shape.
+            Forked: it was loaded by the process that this one was forked from.
         """
+        self._origin.check()
         given = self._by_name(args, inputs)
         return self._run([self._tensor(name, given[name]) for name in self.inputs])
 

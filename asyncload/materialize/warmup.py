@@ -21,6 +21,7 @@ from asyncload.errors import Corrupt
 from . import CannotWarmUp, _private
 from ._messages import declare, parse
 from .quiet import quiet
+from .runtime import calls_functions
 from .served import Signature, Signatures
 
 __all__ = ["read_requests", "warm_up"]
@@ -138,6 +139,10 @@ def _warm_keras(model: Any, inputs: Any) -> None:
 
 def _call_keras(model: Any, inputs: Any) -> None:
     _finish(model(inputs, training=False))
+    if not calls_functions():
+        raise CannotWarmUp(
+            "TensorFlow had started before this process was forked, so that predict would hang"
+        )
     model.predict(inputs, verbose=0)
 
 

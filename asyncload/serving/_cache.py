@@ -11,6 +11,7 @@ from typing import Any, Literal
 from asyncload.closing import Closing
 from asyncload.errors import MemoryLimitExceeded, ServingClosed
 from asyncload.events import Finished, Indexed
+from asyncload.forks import Origin
 from asyncload.loader._default import default_loader
 from asyncload.loader._load import Load
 from asyncload.loader._loader import Loader
@@ -157,6 +158,7 @@ class ModelCache(Closing):
         self._emptying: asyncio.Task[None] | None = None
         self._unregister = self._loader.budget.reclaimable(self._reclaim)
         self._room = asyncio.Lock()
+        self._origin = Origin("this cache")
         self._news = asyncio.Event()
         self._closed = False
 
@@ -167,6 +169,8 @@ class ModelCache(Closing):
 
         A lease that lasts longer keeps its model until it ends. Closing twice is fine.
         """
+        if not self._origin.is_here:
+            return
         self._closed = True
         tasks = [cached.task for cached in self._models.values() if cached.task is not None]
         for task in tasks:
@@ -205,8 +209,10 @@ class ModelCache(Closing):
             MemoryLimitExceeded: on entering: it is larger than ``max_bytes``, or everything was
                 leased for ``lease_timeout`` seconds; the message says by whom.
             ServingClosed: on entering: the cache was closed.
+            Forked: the cache belongs to the process that this one was forked from.
             Exception: on entering: as `Loader.load`.
         """
+        self._origin.check(Target(os.fspath(uri)).shown)
         return Lease(_Request(self, os.fspath(uri)))
 
     async def preload(self, uris: Iterable[URI]) -> None:

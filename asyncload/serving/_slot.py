@@ -22,6 +22,7 @@ from asyncload.errors import (
     SwapSuperseded,
 )
 from asyncload.events import Observer
+from asyncload.forks import Origin
 from asyncload.loader._brief import brief
 from asyncload.loader._default import default_loader
 from asyncload.loader._loader import Loader
@@ -134,6 +135,7 @@ class ModelSlot(Closing):
         self._base: Base | None = None
         self._host: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._origin = Origin("this slot")
         self._begun = asyncio.Event()  # the first load has ended, well or not
         self._watched = False
 
@@ -163,6 +165,8 @@ class ModelSlot(Closing):
         """
         if self._host is None or self._host.done():
             self._front.close()
+            return
+        if not self._origin.is_here:
             return
         with anyio.CancelScope(shield=True):
             if not self._closing.is_set() and self._swaps is not None:
@@ -257,7 +261,9 @@ class ModelSlot(Closing):
         Raises:
             SlotEmpty: on entering: there is no such model, and none is on its way.
             ServingClosed: on entering: the slot was closed.
+            Forked: the slot belongs to the process that this one was forked from.
         """
+        self._origin.check(self._front_name)
         return Lease(self._front, version)
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
@@ -272,7 +278,7 @@ class ModelSlot(Closing):
             args: its arguments after the model.
 
         Raises:
-            SlotEmpty, ServingClosed: as `lease`.
+            SlotEmpty, ServingClosed, Forked: as `lease`.
             Exception: what the function raised.
         """
         async with self.lease() as model:
@@ -423,6 +429,7 @@ class ModelSlot(Closing):
         return await self._base.find(self._base.target(version, found[version]))
 
     def _opened(self) -> Swaps:
+        self._origin.check(self._front_name)
         if self._closing.is_set() or self._front.closed:
             raise ServingClosed("this slot was closed; make a new one", uri=self._front_name)
         if self._swaps is None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import builtins
 import os
 import tempfile
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from weakref import finalize
 
 from asyncload.errors import NotFound
+from asyncload.forks import OwnLock
 from asyncload.interfaces import ListEntry
 from asyncload.manifest import file_version
 
@@ -26,7 +26,7 @@ __all__ = ["MemorySource", "forget_memory", "put_memory"]
 
 Bytes = bytes | bytearray | memoryview
 
-_lock = threading.Lock()
+_lock = OwnLock()
 _files: dict[str, _MemoryFile] = {}  # by path below memory://
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import pickle
 import threading
 import weakref
@@ -19,6 +18,7 @@ from contextlib import nullcontext
 from asyncload.collecting import collection_held
 from asyncload.cpu_time import count_as_ours
 from asyncload.errors import AsyncloadError, LoaderClosed, TooLarge, WorkerCrashed
+from asyncload.forks import in_each_fork
 
 from ._job import Job, Outcome, cannot_be_sent
 from ._process import WorkerDied, WorkerProcess
@@ -286,7 +286,7 @@ class _Registry:
         if not self._registered:
             self._registered = True
             atexit.register(self._end_all)
-            os.register_at_fork(after_in_child=self._forget_all)
+            in_each_fork(self._forget_all)
         self._crews.add(crew)
 
     def _end_all(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from keras.src.saving.object_registration import get_registered_object
 from keras.src.tree import tree_api
 from keras.src.utils import naming
 
+from asyncload.forks import OwnLock
 from asyncload.materialize._turn import with_rests
 
 from . import _caller, _variables
@@ -42,7 +42,7 @@ __all__ = [
     "safe_mode_here",
 ]
 
-_install_lock = threading.Lock()
+_install_lock = OwnLock()
 
 
 def _install() -> None:

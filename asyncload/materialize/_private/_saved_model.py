@@ -12,12 +12,14 @@ from tensorflow.python.framework import ops
 from tensorflow.python.saved_model import load as load_lib
 from tensorflow.python.trackable.resource import CapturableResource
 
+from asyncload.forks import OwnLock
+
 from . import _functions
 
 __all__ = ["NoObjectGraph", "Reconstruction"]
 
 _here = threading.local()  # .active: the Reconstruction that is under way on this thread
-_install_lock = threading.Lock()
+_install_lock = OwnLock()
 
 
 class NoObjectGraph(Exception):

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from asyncload.materialize.runtime import calls_functions
+
 from ._assign import recording
 from ._build import Skeleton, deserialize
 from ._caller import CapturedScopes, in_pristine_thread
@@ -183,7 +185,7 @@ def _try_reuse() -> None:
 @functools.cache
 def reuse_path() -> bool:
     """Whether variables can be emptied and refilled; tried at the first call, as the others."""
-    return _passes(_try_reuse, "a build of its own")
+    return calls_functions() and _passes(_try_reuse, "a build of its own")
 
 
 @functools.cache

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from tensorflow.python.framework import constant_op, op_def_registry, ops, tenso
 from tensorflow.python.ops import gen_functional_ops, gen_resource_variable_ops
 from tensorflow.python.saved_model import nested_structure_coder
 
+from asyncload.forks import OwnLock
 from asyncload.formats.protobuf import Wire, encoded
 from asyncload.materialize._messages import declare
 from asyncload.materialize._turn import with_rests
@@ -276,7 +276,7 @@ def _rename_shared(node: Any, default: bytes, suffix: str) -> None:
 # Names in the runtime, and how many libraries have them. Reentrant, as collecting garbage may end
 # a library at any time, in any thread.
 _users: Counter[str] = Counter()
-_users_lock = threading.RLock()
+_users_lock = OwnLock()
 
 
 class Library:
