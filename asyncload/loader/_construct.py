@@ -44,16 +44,22 @@ _KERAS, _LEGACY = "config.json", "model_config"
 _SELECTIVE = {_KERAS: False, _LEGACY: False, **dict.fromkeys(PROGRAMS, True)}
 
 
+Writer = Callable[[str, Mapping[str, Array], Mapping[str, bytes]], str]
+
+
 class Build(Protocol):
     """One model on its way; its methods are called in this order.
 
-    All but `wanted` are called on the construction thread.
-
-    Attributes:
-        suffix: what the path that `load_stock` gets has to end in.
+    All but `wanted` and `writer` are called on the construction thread.
     """
 
-    suffix: str
+    @property
+    def writer(self) -> Writer | None:
+        """Write what `load_stock` reads into an empty folder, of what `bind` takes; its path.
+
+        ``None`` if it reads the files themselves.
+        """
+        ...
 
     def read(self, documents: Mapping[str, bytes]) -> None:
         """Take in what the documents say of the model.
@@ -223,10 +229,36 @@ class Construction:
         except CannotWarmUp as reason:
             self._emit(FellBack(uri=self._uri, reason=f"it was not warmed up: {reason}"))
 
+    @property
+    def stock_reads_files(self) -> bool:
+        """Whether `load_stock` reads the files themselves, and no values."""
+        return self._made.writer is None
+
     async def load_stock(self) -> Any:
-        """Let TensorFlow or Keras load the files itself; see `Build.load_stock`."""
-        async with on_disk(self._source, self._files.readers, self._made.suffix) as path:
+        """Let TensorFlow load the files itself; see `Build.load_stock`.
+
+        Raises:
+            SourceChanged: one of them is not, or no longer, the version that was indexed.
+        """
+        async with on_disk(self._source, self._files.readers) as path:
             return await self._on_thread(self._made.load_stock, path)
+
+    async def write(
+        self,
+        folder: str,
+        arrays: Mapping[str, Array],
+        assets: Mapping[str, bytes],
+        workers: WorkerPool,
+    ) -> str:
+        """Write what `load_written` reads into an empty folder, and return its path."""
+        write = self._made.writer
+        if write is None:
+            raise TypeError(f"{type(self._build).__name__} writes nothing")
+        return await workers.run_in_thread(write, folder, arrays, assets)
+
+    async def load_written(self, path: str) -> Any:
+        """Let Keras load what `write` wrote; see `Build.load_stock`."""
+        return await self._on_thread(self._made.load_stock, path)
 
     @property
     def _made(self) -> Build:
@@ -308,11 +340,10 @@ class _Maker:
         return {**documents, SAVED_MODEL: parse_program(documents[kind], uri=self.source.uri)}
 
     def _keras(self, kind: str) -> Build:
-        from asyncload.materialize.keras import FolderBuild, ModelBuild
+        from asyncload.materialize.keras import ModelBuild
         from asyncload.materialize.keras_h5 import LegacyBuild
 
-        of_config = FolderBuild if self.first.name else ModelBuild
-        return (LegacyBuild if kind == _LEGACY else of_config)(
+        return (LegacyBuild if kind == _LEGACY else ModelBuild)(
             uri=self.source.uri,
             custom_objects=self.options.custom_objects,
             compile=self.options.compile,

@@ -52,7 +52,7 @@ from ._recall import Recall
 from ._resources import Resources
 from ._retained import retain_for
 from ._sightings import Sightings, WatchedSource
-from ._stock import checkpoint_on_disk
+from ._stock import checkpoint_on_disk, temporary_folder
 from ._weights import Weights
 
 __all__ = ["Flow"]
@@ -87,6 +87,10 @@ def _want_no_document(documents: Mapping[str, bytes]) -> None:
 
 def _take_any_format(form: str, *, uri: str) -> None:
     del form, uri
+
+
+def _say_nothing(entry: TensorEntry) -> None:
+    del entry
 
 
 def _read_nothing(tensors: Mapping[str, TensorEntry]) -> None:
@@ -405,12 +409,27 @@ class Flow:
             self._emit(FellBack(uri=self.uri, reason=str(reason)))
         if self._early is not None:
             await self._early.aclose()
+            self._early = None
         self._kept = manifest.nbytes
         if not self._announced:
             self._announce(manifest, manifest.nbytes, len(manifest.tensors))
         await self._reserve(manifest.nbytes)
         with self._stage("build"):
-            return await construction.load_stock()
+            if construction.stock_reads_files:
+                return await construction.load_stock()
+            return await self._load_written(manifest, construction, verify)
+
+    async def _load_written(
+        self, manifest: Manifest, construction: Construction, verify: bool
+    ) -> Any:
+        """Have Keras load files that are written anew, of nothing but what was checked."""
+        pipeline = self._unannounced(manifest, None, verify=verify, on_tensor=_say_nothing)
+        async with temporary_folder() as folder:
+            arrays, assets = await pipeline.run(), await pipeline.assets(None)
+            workers = self._resources.workers
+            path = await construction.write(folder, arrays, assets, workers)
+            del arrays, assets
+            return await construction.load_written(path)
 
     async def _build_beside_reads(
         self, pipeline: Pipeline, assets: Collection[str] | None, construction: Construction
@@ -446,7 +465,12 @@ class Flow:
         return pipeline
 
     def _unannounced(
-        self, manifest: Manifest, names: Collection[str] | None, *, verify: bool
+        self,
+        manifest: Manifest,
+        names: Collection[str] | None,
+        *,
+        verify: bool,
+        on_tensor: Callable[[TensorEntry], None] | None = None,
     ) -> Pipeline:
         resources = self._resources
         return Pipeline(
@@ -456,7 +480,7 @@ class Flow:
             slabs=resources.slabs,
             arenas=resources.arenas,
             names=names,
-            on_tensor=self._tensor_ready,
+            on_tensor=on_tensor or self._tensor_ready,
             verify=verify,
             early=self._early,
             manners=self._manners,

@@ -54,6 +54,7 @@ class KerasBuild(ABC):
         self._named: dict[str, Any] = {}
         self._recipe: Recipe | None = None
         self._model: Any = None
+        self._documents: Mapping[str, bytes] = {}
 
     def wanted(self, manifest: Manifest) -> tuple[None, None]:
         """Say that the model needs all of its file."""
@@ -105,6 +106,7 @@ class KerasBuild(ABC):
             )
 
     def _take_recipe(self, documents: Mapping[str, bytes]) -> None:
+        self._documents = documents
         self._recipe = self.recipe(self.describe(documents) or b"", list(self._named))
 
     def _remember(
@@ -147,11 +149,26 @@ class KerasBuild(ABC):
         own = self._custom_objects.get(name)
         return _private.registered(name) if own is None else own
 
+    @abstractmethod
+    def write(self, folder: str, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> str:
+        """Write what `load_stock` reads, and return its path: nothing but what was checked.
+
+        Args:
+            folder: which is empty.
+            arrays: as `bind` takes them, and
+            assets: as `bind` takes them.
+        """
+
+    @property
+    def writer(self) -> Any:
+        """See `asyncload.loader._construct.Build`."""
+        return self.write
+
     def load_stock(self, path: str) -> Any:
         """Load the model as Keras does: for what cannot be built the fast way.
 
         Args:
-            path: of the file.
+            path: of what `write` wrote.
 
         Raises:
             FormatError: Keras could not load it either.

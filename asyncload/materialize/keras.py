@@ -21,11 +21,12 @@ from ._config import parse_config
 from ._keras_blueprint import CONFIG
 from ._keras_build import KerasBuild
 from ._keras_versions import METADATA, explained, old_version
+from ._stock_files import write_model
 from ._trust import Examination, names_in
 from ._turn import summary, turn
 from .caller import capture_scopes
 
-__all__ = ["FolderBuild", "ModelBuild", "capture_scopes"]
+__all__ = ["ModelBuild", "capture_scopes"]
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +36,6 @@ _TRAINING = "compile_config"
 class ModelBuild(KerasBuild):
     """One ``.keras`` model on its way; see `KerasBuild`."""
 
-    suffix = ".keras"
     _config: Mapping[str, Any]
     _old: str | None = None
 
@@ -97,6 +97,10 @@ class ModelBuild(KerasBuild):
             write_asset(folder, name, content, uri=self._uri)
         return str(folder)
 
+    def write(self, folder: str, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> str:
+        """See `KerasBuild.write`."""
+        return write_model(folder, self._documents, arrays, assets, uri=self._uri)
+
     def load_stock(self, path: str) -> Any:
         """See `KerasBuild.load_stock`."""
         with explained(self._old):
@@ -135,9 +139,3 @@ class ModelBuild(KerasBuild):
             "other variables than it did then.",
             uri=self._uri,
         )
-
-
-class FolderBuild(ModelBuild):
-    """One model on its way that was saved with ``zipped=False``."""
-
-    suffix = ""

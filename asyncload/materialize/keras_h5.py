@@ -13,6 +13,7 @@ from . import CannotBuildFast, _private
 from ._config import parse_config, parse_object
 from ._keras_build import KerasBuild
 from ._positions import Order, match_by_position, parse_order
+from ._stock_files import write_legacy
 from ._trust import Examination, names_in
 from ._turn import summary, turn
 
@@ -26,7 +27,6 @@ _CONFIG, _TRAINING, _ORDER = "model_config", "training_config", "weight_names"
 class LegacyBuild(KerasBuild):
     """One legacy model on its way; see `KerasBuild`."""
 
-    suffix = ".h5"
     _config = b""
     _training: bytes | None = None
     _order = Order([], None, None)
@@ -69,6 +69,12 @@ class LegacyBuild(KerasBuild):
             return None
         training = documents.get(_TRAINING, b"") if self._compile else b""
         return b"\0".join([documents[_CONFIG], training, documents[_ORDER]])
+
+    def write(self, folder: str, arrays: Mapping[str, Array], assets: Mapping[str, bytes]) -> str:
+        """See `KerasBuild.write`."""
+        del assets
+        documents = {name: text for name, text in self._documents.items() if name != _ORDER}
+        return write_legacy(folder, documents, self._order, arrays)
 
     def _deserialize(self) -> Any:
         config = _private.parse_legacy(self._config)

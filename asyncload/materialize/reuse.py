@@ -29,8 +29,8 @@ Wanted = tuple[Collection[str] | None, Collection[str] | None]
 class _Build(Protocol):
     """See `asyncload.loader._construct.Build`."""
 
-    suffix: str
-
+    @property
+    def writer(self) -> Any: ...
     def read(self, documents: Mapping[str, bytes]) -> None: ...
     def wanted(self, manifest: Manifest) -> Wanted: ...
     def construct(self) -> None: ...
@@ -58,7 +58,6 @@ class ReuseBuild:
         notice: Callable[[str], None],
         uri: str,
     ) -> None:
-        self.suffix = build.suffix
         self._build = build
         self._offered: Any = offered
         self._scopes = scopes
@@ -143,6 +142,11 @@ class ReuseBuild:
         if self._manifest is not None:
             self._build.wanted(self._manifest)  # the same names: the documents are the same
         self._build.construct()
+
+    @property
+    def writer(self) -> Any:
+        """See `Build.writer`."""
+        return self._build.writer
 
     def load_stock(self, path: str) -> Any:
         """See `Build.load_stock`."""

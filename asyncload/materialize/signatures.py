@@ -65,7 +65,7 @@ class SignaturesBuild:
         keys: where the values are, after `wanted`.
     """
 
-    suffix = ""
+    writer = None
 
     def __init__(
         self,

@@ -347,9 +347,10 @@ class CheckpointAssignment:
         if not _private.is_checkpoint(self._target):
             return tf.train.Checkpoint(self._target)
         _ = self._target.save_counter  # made when first asked for
+        if tf.train.load_checkpoint(path).has_tensor(f"{_COUNTER}/{_VALUE}"):
+            return self._target
         children = tf.train.TrackableView.children(self._target)
-        if not tf.train.load_checkpoint(path).has_tensor(f"{_COUNTER}/{_VALUE}"):
-            children.pop(_COUNTER)
+        children.pop(_COUNTER)
         return tf.train.Checkpoint(**children)
 
     def _check(self, plan: Plan, nodes: Sequence[Node] | None, arrays: Mapping[str, Array]) -> None:

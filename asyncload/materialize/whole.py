@@ -50,7 +50,7 @@ class WholeBuild:
         tags: of its graph; ``None`` for the only one, or that for serving.
     """
 
-    suffix = ""
+    writer = None
 
     def __init__(
         self, *, uri: str, folder: str | None, scopes: Scopes, tags: Collection[str] | None = None
