@@ -14,7 +14,7 @@ from asyncload.errors import Corrupt
 from asyncload.manifest import Chunked
 
 from ._elements import Elements
-from ._filters import Buffer, Filters, unshuffle
+from ._filters import Buffer, Filters, transpose, unshuffle
 
 __all__ = ["decode_chunks"]
 
@@ -55,16 +55,12 @@ def decode_chunks(
 def _gather(
     shuffled: Buffer, chunk: tuple[int, ...], target: npt.NDArray[Any], itemsize: int
 ) -> None:
-    """Put the bytes of shuffled elements straight where they belong, all first bytes first.
-
-    One plane at a time, which is four times faster than a transposition of the whole.
-    """
+    """Put the bytes of shuffled elements straight where they belong."""
     planes = np.frombuffer(shuffled, np.uint8).reshape(itemsize, *chunk)
     places = target.view(np.uint8).reshape(*target.shape, itemsize)
     if target.shape != chunk:
         planes = planes[:, *_trim(target)]
-    for byte in range(itemsize):
-        places[..., byte] = planes[byte]
+    transpose(planes, places)
 
 
 def _trim(target: npt.NDArray[Any]) -> tuple[slice, ...]:

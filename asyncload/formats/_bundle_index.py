@@ -14,6 +14,7 @@ import numpy as np
 
 from asyncload.codecs import unmasked
 from asyncload.errors import AsyncloadError, Corrupt, FormatError, TooLarge
+from asyncload.interfaces import Bounds
 from asyncload.manifest import numpy_dtype
 
 from ._leveldb import read_table
@@ -121,11 +122,12 @@ class _Message(NamedTuple):
     slices: tuple[Extents, ...]
 
 
-def parse_index(table: bytes, uri: str, expanding: bool = False) -> BundleIndex:
+def parse_index(table: bytes, bounds: Bounds, uri: str, expanding: bool = False) -> BundleIndex:
     """Parse and check the content of an index file, in linear time.
 
     Args:
         table: the content.
+        bounds: what it may declare.
         uri: for messages.
         expanding: expand what is compressed, which belongs in a worker.
 
@@ -136,13 +138,13 @@ def parse_index(table: bytes, uri: str, expanding: bool = False) -> BundleIndex:
         TooLarge: it declares more than is possible.
     """
     try:
-        return _parse(memoryview(table), expanding)
+        return _parse(memoryview(table), bounds, uri, expanding)
     except AsyncloadError as error:
         error.uri = uri
         raise
 
 
-def _parse(table: memoryview, expanding: bool) -> BundleIndex:
+def _parse(table: memoryview, bounds: Bounds, uri: str, expanding: bool) -> BundleIndex:
     items = read_table(table, expanding=expanding)
     key, header = next(items, (None, table))
     if key != b"":
@@ -150,6 +152,7 @@ def _parse(table: memoryview, expanding: bool) -> BundleIndex:
     shards = _shards(header)
     shapes: dict[bytes, tuple[int, ...]] = {}
     messages = {key: _message(key, value, shapes) for key, value in items}
+    bounds.check_tensors(sum(not key.startswith(PART_KEY) for key in messages), uri)
     parts = {key: message for key, message in messages.items() if key.startswith(PART_KEY)}
     tensors = {}
     for key, message in messages.items():

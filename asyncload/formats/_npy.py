@@ -156,7 +156,11 @@ def _parse(data: bytes, size: int) -> Header | int:
     if length > size:
         raise _Refused(f"is truncated: its header takes {length} bytes, the file has {size}")
     if length > HEADER_LIMIT:
-        raise _Refused(f"has a header of {length} bytes; at most {HEADER_LIMIT} fit", TooLarge)
+        raise _Refused(
+            f"has a header of {length} bytes; at most {HEADER_LIMIT} fit, and NumPy itself takes "
+            "10,000. Save it again, with numpy.save.",
+            TooLarge,
+        )
     if len(data) < length:
         return length
     return _header(length, data[begin:length].decode("utf-8" if data[6] == 3 else "latin1"))

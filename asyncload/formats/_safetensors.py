@@ -128,7 +128,11 @@ def _header_length(begin: bytes, size: int, uri: str) -> int:
             uri=uri,
         )
     if length > _HEADER_LIMIT:
-        raise TooLarge(f"has a header of {length} bytes; the limit is {_HEADER_LIMIT}", uri=uri)
+        raise TooLarge(
+            f"has a header of {length} bytes; the limit is {_HEADER_LIMIT}, as in safetensors "
+            "itself. Save it in several files.",
+            uri=uri,
+        )
     return length
 
 

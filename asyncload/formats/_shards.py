@@ -22,7 +22,11 @@ async def read_map(reader: Reader) -> bytes:
         TooLarge: it has more than 100 MB.
     """
     if reader.size > _MAP_LIMIT:
-        raise TooLarge(f"has {reader.size} bytes; the limit is {_MAP_LIMIT}", uri=reader.uri)
+        raise TooLarge(
+            f"has {reader.size} bytes; the limit is {_MAP_LIMIT}. Load the shards by their own "
+            "names.",
+            uri=reader.uri,
+        )
     return await reader.read(0, reader.size)
 
 

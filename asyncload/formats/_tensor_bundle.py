@@ -106,9 +106,9 @@ async def index_bundle(indexing: Indexing, prefix: str, *, opened: Reader | None
         raise TooLarge(f"has {reader.size} bytes; the limit is {_INDEX_LIMIT}", uri=reader.uri)
     table = await reader.read(0, reader.size)
     try:
-        index = await indexing.parse(parse_index, table, reader.uri)
+        index = await indexing.parse(parse_index, table, indexing.bounds, reader.uri)
     except CompressedTable:
-        index = await indexing.workers.run(parse_index, table, reader.uri, True)
+        index = await indexing.workers.run(parse_index, table, indexing.bounds, reader.uri, True)
     shards = await _open_shards(indexing, prefix, index, reader.uri)
     tensors = await indexing.workers.run_in_thread(_entries, index, shards, indexing.files.readers)
     graph = tensors.pop(OBJECT_GRAPH, None)
@@ -128,15 +128,7 @@ async def _open_shards(
     indexing: Indexing, prefix: str, index: BundleIndex, uri: str
 ) -> dict[int, int]:
     """Open the shards that tensors are in; return shard number -> index of the file."""
-    needed: dict[int, str] = {}  # and the first tensor in it
-    for name, stored in _stretches(index.tensors):
-        if not 0 <= stored.shard < index.shards:
-            raise Corrupt(
-                f"lies in shard {stored.shard} of {index.shards}; the index is damaged",
-                uri=uri,
-                tensor=name,
-            )
-        needed.setdefault(stored.shard, name)
+    needed = await indexing.workers.run_in_thread(_needed, index, uri)
 
     async def open_shard(item: tuple[int, str]) -> Reader:
         number, tensor = item
@@ -156,6 +148,20 @@ async def _open_shards(
         number: indexing.files.add(reader)
         for (number, _), reader in zip(wanted, readers, strict=True)
     }
+
+
+def _needed(index: BundleIndex, uri: str) -> dict[int, str]:
+    """Return the shards that tensors are in, each with the first of them."""
+    needed: dict[int, str] = {}
+    for name, stored in _stretches(index.tensors):
+        if not 0 <= stored.shard < index.shards:
+            raise Corrupt(
+                f"lies in shard {stored.shard} of {index.shards}; the index is damaged",
+                uri=uri,
+                tensor=name,
+            )
+        needed.setdefault(stored.shard, name)
+    return needed
 
 
 def _stretches(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from asyncload.errors import AsyncloadError, Corrupt, TooLarge
 from asyncload.formats._bundle_index import parse_index
 from asyncload.formats._ordered_code import slice_key
+from asyncload.interfaces import Bounds
 from asyncload.manifest import Part, Partitioned, Strings
 from tests.formats.memory import index
 from tests.formats.tables import HEADER, block, bundle, entry, field, shape, table
@@ -69,7 +70,7 @@ def test_any_entry_is_an_error_of_ours_or_within_its_shard(
 def test_any_table_is_an_index_or_an_error_of_ours(items: dict[bytes, bytes]) -> None:
     content = table(block({b"": HEADER, **dict(sorted(items.items()))}))
     with suppress(AsyncloadError):
-        parse_index(content, "x")
+        parse_index(content, Bounds(), "x")
 
 
 @pytest.mark.parametrize("wrong", ["a part in parts", "another shape", "another dtype"])

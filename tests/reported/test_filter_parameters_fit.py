@@ -85,3 +85,14 @@ async def test_filters_that_are_not_known_to_be_safe(tmp_path: Path, number: int
     path.write_bytes(content[:begin] + struct.pack("<H", number) + content[begin + 2 :])
     with pytest.raises(asyncload.Unsafe, match=f"filter {number}"):
         await asyncload.load_weights(path)
+
+
+@pytest.mark.timeout(60)
+async def test_elements_of_many_bytes_are_put_into_place_at_once(tmp_path: Path) -> None:
+    data = np.zeros(2, f"V{1 << 26}")
+    data.view("u1")[:: 1 << 16] = 7
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.create_dataset("d", data=data, chunks=(2,), shuffle=True, compression="gzip")
+    async with asyncload.Loader(executor="thread") as loader:
+        found = await loader.load_weights(tmp_path / "w.h5")
+    assert found["d"].tobytes() == data.tobytes()
