@@ -72,7 +72,12 @@ def _answer(status: int | None, code: str) -> str:
 
 def _failed(status: int, code: str, uri: str) -> TransferFailed:
     answer = _answer(status, code)
-    if status in (429, 503):
+    if status == 421:
+        remedy = (
+            "it redirects to another server, where nothing goes that was meant for this one; name "
+            "that one as storage_options['endpoint']"
+        )
+    elif status in (429, 503):
         remedy = "it is overloaded, retries included; lower storage_options['concurrency']"
     elif status in (301, 307, 400):
         remedy = "check region, endpoint and credentials"

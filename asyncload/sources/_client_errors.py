@@ -33,8 +33,7 @@ _CAUSES = (
     ),
     (
         ("with invalid path",),
-        "a key there has an empty part, '.', '..' or a control sign, so no path can be made of it; "
-        "rename that object, or name another folder",
+        "a key there has an empty part, '.', '..' or a control sign, and makes no path; rename it",
     ),
     (("dns error", "failed to lookup address"), "its host has no address; check the name"),
     (

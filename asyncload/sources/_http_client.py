@@ -22,6 +22,7 @@ from yarl import URL
 
 from asyncload.errors import SourceError
 
+from ._guard import Guard
 from ._loop_thread import LoopThread
 from ._redirects import MOST, STATUSES, BadRedirect, Request
 from ._storage_options import Timeouts
@@ -63,7 +64,9 @@ class HttpClient:
 
     def __init__(self) -> None:
         self._sessions: list[aiohttp.ClientSession] = []  # none or one
-        self._thread = LoopThread("asyncload-http", functools.partial(_close, self._sessions))
+        self._guards: list[Guard] = []
+        close = functools.partial(_close, self._sessions, self._guards)
+        self._thread = LoopThread("asyncload-http", close)
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine in the client's thread; see `LoopThread.run`."""
@@ -76,6 +79,21 @@ class HttpClient:
     def end_soon(self) -> None:
         """Do so without waiting for it, where no loop runs any more."""
         self._thread.end_soon()
+
+    async def guard(self, allowed: str) -> str | None:
+        """Return the URL of a proxy that leads to the origin of ``allowed`` and nowhere else.
+
+        It lives as long as the client. ``None`` where the environment names a proxy already: then
+        that decides what can be reached.
+        """
+        if _proxy(allowed) is not None:
+            return None
+        return await self.run(self._start_guard(allowed))
+
+    async def _start_guard(self, allowed: str) -> str:
+        guard = await Guard.start(allowed)
+        self._guards.append(guard)
+        return guard.url
 
     @asynccontextmanager
     async def send(
@@ -132,7 +150,9 @@ class HttpClient:
         return self._sessions[0]
 
 
-async def _close(sessions: list[aiohttp.ClientSession]) -> None:
+async def _close(sessions: list[aiohttp.ClientSession], guards: list[Guard]) -> None:
+    for guard in guards:
+        guard.close()
     for session in sessions:
         await session.close()
 

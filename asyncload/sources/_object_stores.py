@@ -19,7 +19,7 @@ from ._location import Location
 from ._object_version import Version
 from ._request_limit import RequestLimit
 from ._storage_options import StorageOptions
-from ._store_settings import settings_of
+from ._store_settings import Settings, settings_of
 from ._threads import in_thread
 
 if TYPE_CHECKING:
@@ -120,11 +120,20 @@ class Stores:
             if self._closed:
                 raise SourceError("its Loader is closed; make a new one", uri=location.uri)
             if key not in self._stores:
-                parsed = StorageOptions.parse(options)
-                if self._http is None:
-                    self._http = await in_thread(threads, _make_http_client)
-                self._stores[key] = await in_thread(threads, _make, location, parsed, self._http)
+                self._stores[key] = await self._make(location, options, threads)
             return self._stores[key]
+
+    async def _make(
+        self, location: Location, options: Mapping[str, Any], threads: Executor | None
+    ) -> Store:
+        parsed = StorageOptions.parse(options)
+        settings = await in_thread(threads, settings_of, location, parsed)
+        if self._http is None:
+            self._http = await in_thread(threads, _make_http_client)
+        proxy = None
+        if location.scheme != "http" and (endpoint := settings.guarded(parsed)):
+            proxy = await self._http.guard(endpoint)
+        return await in_thread(threads, _make, location, settings, parsed, self._http, proxy)
 
     async def aclose(self) -> None:
         """Let go of all connections, once nothing reads through them; closing twice is fine."""
@@ -147,8 +156,13 @@ class Stores:
 # disk alone.
 
 
-def _make(location: Location, options: StorageOptions, http: HttpClient) -> Store:
-    settings = settings_of(location, options)
+def _make(
+    location: Location,
+    settings: Settings,
+    options: StorageOptions,
+    http: HttpClient,
+    proxy: str | None,
+) -> Store:
     place = placed(location, settings, options)
     if location.scheme == "http":
         from ._http_store import HttpStore
@@ -156,7 +170,7 @@ def _make(location: Location, options: StorageOptions, http: HttpClient) -> Stor
         return HttpStore(http, settings, options, place)
     from ._store_client import make_store
 
-    return make_store(location, settings, options, place, http)
+    return make_store(location, settings, options, place, http, proxy)
 
 
 def _make_http_client() -> HttpClient:

@@ -25,10 +25,20 @@ __all__ = ["make_store"]
 # times the last it would be 3 s, and a server takes longer than that to start again.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 15.0  # seconds
 _GROWTH = 3
+# Where clouds hand out credentials, which is not where the objects are.
+_CREDENTIALS_FROM = (
+    "169.254.169.254,169.254.170.2,169.254.170.23,metadata.google.internal,.amazonaws.com,"
+    ".googleapis.com,.microsoftonline.com"
+)
 
 
 def make_store(
-    location: Location, settings: Settings, options: StorageOptions, place: str, http: HttpClient
+    location: Location,
+    settings: Settings,
+    options: StorageOptions,
+    place: str,
+    http: HttpClient,
+    proxy: str | None,
 ) -> ObjectStore:
     """Make the store of a location; this reads files, and takes some milliseconds.
 
@@ -37,7 +47,7 @@ def make_store(
     """
     secrets = (*options.secrets(), *settings.secrets())
     try:
-        client = _client(location.scheme, settings, options)
+        client = _client(location.scheme, settings, options, proxy)
     except exceptions.BaseError as error:
         failure = translated(error, location.uri, secrets=secrets)
     else:
@@ -45,9 +55,9 @@ def make_store(
     raise failure
 
 
-def _client(kind: str, settings: Settings, options: StorageOptions) -> Client:
+def _client(kind: str, settings: Settings, options: StorageOptions, proxy: str | None) -> Client:
     shared: dict[str, Any] = {
-        "client_options": _client_options(settings, options),
+        "client_options": _client_options(settings, options, proxy),
         "retry_config": _retries(options),
     }
     config: Any = settings.config
@@ -62,7 +72,9 @@ def _client(kind: str, settings: Settings, options: StorageOptions) -> Client:
             raise ValueError(f"no client of ours speaks to {kind}")
 
 
-def _client_options(settings: Settings, options: StorageOptions) -> dict[str, Any]:
+def _client_options(
+    settings: Settings, options: StorageOptions, proxy: str | None
+) -> dict[str, Any]:
     timeouts = options.timeouts
     chosen: dict[str, Any] = {
         "allow_http": settings.plain,
@@ -72,6 +84,9 @@ def _client_options(settings: Settings, options: StorageOptions) -> dict[str, An
     }
     if headers := {**settings.headers, **options.headers}:
         chosen["default_headers"] = headers
+    if proxy is not None:
+        chosen["proxy_url"] = proxy
+        chosen["proxy_excludes"] = _CREDENTIALS_FROM
     if settings.ca_file is not None:
         chosen["root_certificate"] = _read(settings.ca_file)
     return chosen

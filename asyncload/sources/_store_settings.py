@@ -37,6 +37,7 @@ _AZURE_NAMES = {
     "AZURE_STORAGE_KEY": "account_key",
     "AZURE_STORAGE_SAS_TOKEN": "sas_token",
 }
+_FOLLOWING = ("AWS_SESSION_TOKEN", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY")
 _AZURE_CREDENTIALS = ("account_key", "sas_token", "bearer_token", "client_secret", "access_key")
 
 
@@ -57,6 +58,23 @@ class Settings:
     plain: bool = False
     ca_file: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def guarded(self, options: StorageOptions) -> str | None:
+        """Return the endpoint that nothing of a request may leave, if it is none of the provider's.
+
+        What `Authorization` says goes nowhere else anyway; what headers, session tokens and signed
+        URLs say would.
+        """
+        endpoints = (
+            value
+            for name, value in self.config.items()
+            if isinstance(value, str) and ("endpoint" in name or name == "base_url")
+        )
+        endpoint = next(endpoints, None) or _first("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+        follows = options.headers or any("token" in name or "sas" in name for name in self.config)
+        if endpoint and (follows or _first(*_FOLLOWING)):
+            return endpoint
+        return None
 
     def secrets(self) -> list[str]:
         """Return the texts in it that no message may show."""

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 import asyncload
 from asyncload.errors import AccessDenied, AsyncloadError, TransferFailed
 from tests.reported.web_server import Asked, Reply, Server, ranged, serving
+from tests.servers.web import Web
 
 MODEL = save({"w": np.arange(600_000, dtype=np.float32)})
 HEADERS = {"X-Api-Key": "key-1", "Cookie": "session=key-2", "X-Own": "key-3"}
@@ -116,6 +117,68 @@ async def test_no_cookie_is_kept(pair: Pair) -> None:
             await loader.load_weights(f"{pair.first.url}/m.safetensors")
     assert len(pair.first.asked) > 1
     assert "cookie" not in pair.first.received
+
+
+# --- stores -------------------------------------------------------------------------------
+
+S3 = {"region": "x", "access_key_id": "AKIDNAME", "secret_access_key": "never-sent"}
+STORES: dict[str, tuple[str, dict[str, object]]] = {
+    "s3": ("s3://bucket/m.safetensors", {**S3, "session_token": "key-1"}),
+    "az": ("az://box/m.safetensors", {"account_name": "me", "sas_token": "sv=1&sig=sign-5"}),
+    "gs": ("gs://bucket/m.safetensors", {"anonymous": True}),
+}
+
+
+@pytest.mark.parametrize("kind", STORES)
+async def test_of_stores(kind: str, pair: Pair) -> None:
+    uri, own = STORES[kind]
+    options = {**own, "endpoint": pair.first.url, "headers": HEADERS, "retries": 0}
+    async with asyncload.Loader(executor="thread") as loader:
+        for work in (
+            loader.load_weights(uri, storage_options=options),
+            loader.ls(f"{uri}/", storage_options=options),
+        ):
+            with pytest.raises(AsyncloadError, match="redirects to another server") as caught:
+                await work
+            assert not [secret for secret in SECRETS if secret in everything(caught.value)]
+    assert "key-3" in pair.first.received
+    assert pair.other.asked == []
+
+
+async def test_of_a_store_that_moves_at_home(pair: Pair) -> None:
+    """Redirects to the same origin are followed, and what comes by the guard is the object."""
+
+    def answer(asked: Asked) -> Reply:
+        if asked.target.startswith("/bucket"):
+            return Reply(307, headers={"Location": f"/moved{asked.target}"})
+        reply = ranged(asked, MODEL)
+        dated = {**reply.headers, "Last-Modified": "Tue, 01 Dec 2020 00:00:00 GMT"}
+        return Reply(reply.status, reply.body, dated)
+
+    pair.first.answer = answer
+    options = {**S3, "session_token": "key-1", "endpoint": pair.first.url, "part_size": 1 << 20}
+    async with asyncload.Loader(executor="thread") as loader:
+        weights = await loader.load_weights("s3://bucket/m.safetensors", storage_options=options)
+        assert np.array_equal(weights["w"], np.arange(600_000, dtype=np.float32))
+
+
+async def test_of_a_store_with_tls(web: Web) -> None:
+    web.put("bucket/m.safetensors", MODEL)
+    options = {
+        "endpoint": web.tls_url,
+        "ca_file": str(web.ca_file),
+        "anonymous": True,
+        "region": "x",
+        "headers": HEADERS,
+    }
+    async with asyncload.Loader(executor="thread") as loader:
+        weights = await loader.load_weights("s3://bucket/m.safetensors", storage_options=options)
+        assert np.array_equal(weights["w"], np.arange(600_000, dtype=np.float32))
+        with pytest.raises(AsyncloadError, match="certificate"):
+            await loader.load_weights(
+                "s3://bucket/m.safetensors",
+                storage_options={**options, "ca_file": None, "retries": 0},
+            )
 
 
 # --- what is shown ------------------------------------------------------------------------
