@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         WouldOverwrite,
     )
     from .events import Event, Observer, Progress
-    from .interfaces import ListEntry
+    from .interfaces import Limits, ListEntry
     from .loader._default import (
         aclose,
         fetch,
@@ -120,7 +120,7 @@ _HOMES = {
         "WouldOverwrite",
     ),
     "events": ("Event", "Observer", "Progress"),
-    "interfaces": ("ListEntry",),
+    "interfaces": ("Limits", "ListEntry"),
     "loader._default": (
         "aclose",
         "fetch",
@@ -160,6 +160,7 @@ __all__ = [
     "Forked",
     "FormatError",
     "LeaseTimeout",
+    "Limits",
     "ListEntry",
     "Load",
     "Loader",

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from .errors import SourceError, TooLarge
 from .manifest import FileEntry, Manifest, TensorEntry
@@ -27,6 +27,7 @@ __all__ = [
     "Format",
     "HeldReader",
     "Indexing",
+    "Limits",
     "ListEntry",
     "Manners",
     "OpenFiles",
@@ -407,6 +408,38 @@ class Bounds:
                 uri=uri,
                 tensor=tensor,
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much the config of a Keras model may ask for, before a model is made of it.
+
+    Attributes:
+        nodes: values in the config: numbers, words, lists, objects. Long lists of numbers and words
+            (vocabularies, weights) do not count. NASNetLarge has 64,000.
+        seconds: CPU time that making the model's objects may take.
+        state: bytes of variables of which the file has no value (metrics, above all), besides four
+            times what it has.
+    """
+
+    nodes: int = 300_000
+    seconds: float = 120.0
+    state: int = 256 << 20  # bytes
+
+    LIFTED: ClassVar[str] = (
+        "If it is genuine, load it with limits=None, which lifts all limits on what a config asks "
+        "for."
+    )
+
+    @classmethod
+    def remedy(cls, **more: float) -> str:
+        """Return what to do about a limit, for messages.
+
+        Args:
+            more: the limit, and what would do.
+        """
+        wanted = ", ".join(f"{name}={value:_}" for name, value in more.items())
+        return f"If it is genuine, load it with limits=asyncload.Limits({wanted}), or limits=None."
 
 
 def _publish_nothing(documents: Mapping[str, bytes]) -> None:

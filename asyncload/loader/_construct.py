@@ -109,6 +109,15 @@ class Claim(Protocol):
         ...
 
 
+@runtime_checkable
+class Stoppable(Protocol):
+    """A `Build` that can be told, from any thread, that nobody wants its model any more."""
+
+    def stop(self) -> None:
+        """Make no more of it; called when the load has ended, too."""
+        ...
+
+
 class Construction:
     """A model on its way, as the loop's thread sees it.
 
@@ -267,12 +276,14 @@ class Construction:
         return self._build
 
     def abandon(self) -> None:
-        """Drop what is still being built; its thread finishes by itself."""
+        """Drop what is still being built; its thread finishes by itself, as soon as it can."""
         if self._constructing is not None:
             self._constructing.cancel()
         build: object = self._build
         if isinstance(build, Claim):
             build.release()
+        if isinstance(build, Stoppable):
+            build.stop()
 
     async def _on_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(
@@ -348,6 +359,7 @@ class _Maker:
             custom_objects=self.options.custom_objects,
             compile=self.options.compile,
             safe_mode=self.options.safe_mode,
+            limits=self.options.limits,
             scopes=self.options.scopes,
         )
 

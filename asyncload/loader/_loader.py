@@ -279,6 +279,7 @@ class Loader(Files, Closing):
             warmup: call the model off the loop before it is handed over, so that the first request
                 is as fast as the next: inputs for it, or ``True`` for inputs made to its
                 specification or those that were saved with it.
+            limits: how much the config of a Keras model may ask for; ``None`` for anything.
             reuse: a Keras model or `Signatures` that an earlier load returned and that nobody uses
                 any more. If what is loaded differs from it in its values only, it gets these, and
                 is what is returned: nothing is built, and what was traced of it stays traced. It

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from asyncload.errors import NotApplicable
 from asyncload.events import Observer
+from asyncload.interfaces import Limits
 from asyncload.materialize.caller import Scopes, capture_scopes
 
 from ._reports import guarded
@@ -36,6 +37,7 @@ URI = str | os.PathLike[str]
 OnChange = Literal["error", "restart"]
 Priority = Literal["demand", "background"]
 
+_LIMITS = Limits()
 _SAVED_MODEL = "saved-model"  # the format
 
 
@@ -52,6 +54,7 @@ class ModelOptions:
     trusted: bool | None = None
     verify: bool = True
     warmup: Any = None
+    limits: Limits | None = _LIMITS
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     on_change: OnChange = "error"
 

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from asyncload.errors import Corrupt
+from asyncload.errors import Corrupt, TooLarge
+from asyncload.interfaces import Limits
 
+from ._long_lists import LongList, long_lists, put_back
 from ._turn import rest_in_turn
 
 __all__ = ["parse_config", "parse_object"]
 
+_COUNTED = 1 << 20  # bytes whose marks are counted at once
+# Lists of what Keras calls once for each element; those of words and weights may have any length.
+_NEVER_LONG = ("axes", "axis", "dims", "layers", "shape")
+# Numbers of which Keras makes lists as long, whatever a file stores.
+_COUNTS = {"ngrams": 1_000, "num_classes": 1_000_000, "num_thresholds": 100_000}
 
-def parse_config(text: bytes, name: str, uri: str) -> Mapping[str, Any]:
+
+def parse_config(
+    text: bytes, name: str, uri: str, limits: Limits | None = None
+) -> Mapping[str, Any]:
     """Parse the config of a model.
 
     Args:
         text: JSON.
         name: of the document, for messages.
         uri: for messages.
+        limits: what it may ask for; ``None`` for anything.
 
     Raises:
         Corrupt: it is no JSON object with a ``class_name``.
+        TooLarge: it asks for more.
     """
-    config = parse_object(text, name, uri)
+    config = parse_object(text, name, uri, limits)
     if "class_name" not in config:
         raise Corrupt(
             f"{name} does not describe a model: expected an object with a class_name, found "
@@ -34,16 +47,27 @@ def parse_config(text: bytes, name: str, uri: str) -> Mapping[str, Any]:
     return config
 
 
-def parse_object(text: bytes, name: str, uri: str) -> Mapping[str, Any]:
+def parse_object(
+    text: bytes, name: str, uri: str, limits: Limits | None = None
+) -> Mapping[str, Any]:
     """Parse a JSON object; arguments as those of `parse_config`.
 
     Raises:
         Corrupt: it is something else.
+        TooLarge: it has more in it than the limits say.
     """
     try:
         # Without a hook, the parser holds the GIL from end to end, 10 ms for a large model; Python
         # code that it calls is where the interpreter lets other threads in, and where to rest.
-        config = json.loads(text, object_hook=_as_it_is)
+        if limits is not None:
+            _check_nodes(text, b"[{", name, uri, limits)
+        short, lists = long_lists(text)
+        if limits is not None:
+            _check_nodes(short, b"[{,", name, uri, limits)
+        hook = functools.partial(_taken, lists, uri, limits is not None)
+        config = json.loads(short, object_hook=hook)
+    except TooLarge:
+        raise
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"{name} is no valid JSON: {error}", uri=uri) from error
     if not isinstance(config, dict):
@@ -51,6 +75,35 @@ def parse_object(text: bytes, name: str, uri: str) -> Mapping[str, Any]:
     return config
 
 
-def _as_it_is(parsed: dict[str, Any]) -> dict[str, Any]:
+def _check_nodes(text: bytes, marks: bytes, name: str, uri: str, limits: Limits) -> None:
+    """Refuse more values than a model has; as many marks as divide them stand in the text."""
+    nodes = 0
+    for start in range(0, len(text), _COUNTED):
+        nodes += sum(text.count(mark, start, start + _COUNTED) for mark in marks)
+    if nodes > limits.nodes:
+        raise TooLarge(
+            f"{name} has {nodes:,} values, besides long lists of numbers and words; at most "
+            f"{limits.nodes:,} are accepted. {limits.remedy(nodes=nodes)}",
+            uri=uri,
+        )
+
+
+def _taken(lists: list[LongList], uri: str, limited: bool, parsed: dict[str, Any]) -> Any:
     rest_in_turn()
-    return parsed
+    if limited:
+        problem = _excess(parsed, lists)
+        if problem is not None:
+            raise TooLarge(f"its config has {problem}. {Limits.LIFTED}", uri=uri)
+    return put_back(parsed, lists) if lists else parsed
+
+
+def _excess(parsed: dict[str, Any], lists: list[LongList]) -> str | None:
+    """Say of what an object in a config has too many, if of anything."""
+    for key, most in _COUNTS.items():
+        number = parsed.get(key)
+        if isinstance(number, (int, float)) and number > most:
+            return f"{key!r} of {number:,}; at most {most:,} are accepted"
+    for key, value in parsed.items() if lists else ():
+        if type(value) is LongList and key.endswith(_NEVER_LONG):
+            return f"a list of {len(value):,} elements as {key!r}"
+    return None

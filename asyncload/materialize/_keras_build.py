@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy.typing as npt
 
-from asyncload.errors import AsyncloadError, FormatError
+from asyncload.errors import AsyncloadError, FormatError, TooLarge
+from asyncload.interfaces import Limits
 from asyncload.manifest import Manifest
 
 from . import CannotBuildFast, _private
@@ -23,6 +24,8 @@ __all__ = ["KerasBuild"]
 
 Array = npt.NDArray[Any]
 
+_STATE_SHARE = 4  # slots of an optimizer that has not run yet, averages, accumulated gradients
+
 
 class KerasBuild(ABC):
     """One Keras model on its way: `read`, `construct`, `bind`, on the construction thread.
@@ -33,6 +36,7 @@ class KerasBuild(ABC):
         compile: compile the model as it was when it was saved, optimizer state included.
         safe_mode: refuse configs that could run code.
         scopes: those of whoever asked for the load.
+        limits: how much the config may ask for; ``None`` for anything.
     """
 
     def __init__(
@@ -43,14 +47,16 @@ class KerasBuild(ABC):
         compile: bool,
         safe_mode: bool,
         scopes: Scopes,
+        limits: Limits | None = None,
     ) -> None:
         self._uri = uri
+        self._limits = limits
         self._custom_objects = dict(custom_objects or {})
         self._compile = compile
         self._scopes = scopes
         with scopes():
             self._safe_mode = _private.safe_mode_here(safe_mode)
-        self._skeleton = _private.Skeleton()
+        self._skeleton = _private.Skeleton(None if limits is None else limits.seconds)
         self._named: dict[str, Any] = {}
         self._recipe: Recipe | None = None
         self._model: Any = None
@@ -77,7 +83,45 @@ class KerasBuild(ABC):
                 with self._skeleton.active():
                     self._model = self._deserialize()
             except Exception as error:
+                self._check_time()
                 raise CannotBuildFast(f"building it raised {summary(error)}") from error
+            self._check_time()
+
+    def stop(self) -> None:
+        """See `Stoppable`."""
+        self._skeleton.stop()
+
+    def _check_time(self) -> None:
+        """Raise `TooLarge` if the model's objects took too long to make."""
+        if self._limits is not None and self._skeleton.is_late:
+            raise TooLarge(
+                f"making the model of its config takes more than {self._limits.seconds:g} seconds "
+                f"of CPU time. {self._limits.remedy(seconds=10 * self._limits.seconds)}",
+                uri=self._uri,
+            )
+
+    def _finish(self, arrays: Mapping[str, Array]) -> None:
+        """Give their first values to variables of which the file has none.
+
+        Args:
+            arrays: of the file.
+
+        Raises:
+            TooLarge: they are larger than what it has, and than the limits say.
+        """
+        _private.detach_derived(self._model)
+        if self._limits is not None:
+            declared = self._skeleton.declared
+            stored = sum(array.nbytes for array in arrays.values())
+            if declared > self._limits.state + _STATE_SHARE * stored:
+                raise TooLarge(
+                    f"its config declares {declared:,} bytes of variables of which the file, with "
+                    f"{stored:,} bytes, has no values; at most {self._limits.state:,} are accepted "
+                    f"besides {_STATE_SHARE} times what it has. "
+                    f"{self._limits.remedy(state=2 * declared)}",
+                    uri=self._uri,
+                )
+        self._skeleton.finish()
 
     @abstractmethod
     def _deserialize(self) -> Any:

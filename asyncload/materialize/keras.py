@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from asyncload.errors import MismatchError
+from asyncload.errors import MismatchError, TooLarge
 
 from . import CannotBuildFast, _private
 from ._asset_files import write_asset
@@ -51,7 +51,7 @@ class ModelBuild(KerasBuild):
             FormatError: it uses classes that nobody registered.
         """
         self._old = old_version(documents.get(METADATA))
-        self._config = parse_config(documents[CONFIG], CONFIG, self._uri)
+        self._config = parse_config(documents[CONFIG], CONFIG, self._uri, self._limits)
         with self._scopes(), explained(self._old):
             if self._safe_mode:
                 self._examine()
@@ -115,9 +115,11 @@ class ModelBuild(KerasBuild):
                 if self._compile and self._config.get(_TRAINING) and not loader.errors:
                     self._compile_and_load(loader)
             if not loader.errors:
-                _private.detach_derived(self._model)
-                self._skeleton.finish()
+                self._finish(arrays)
+        except TooLarge:
+            raise
         except Exception as error:
+            self._check_time()
             raise CannotBuildFast(f"binding its weights raised {summary(error)}") from error
         if loader.errors:
             self._explain(loader)

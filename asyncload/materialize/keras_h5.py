@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from asyncload.errors import MismatchError
+from asyncload.errors import MismatchError, TooLarge
 
 from . import CannotBuildFast, _private
 from ._config import parse_config, parse_object
@@ -42,11 +42,11 @@ class LegacyBuild(KerasBuild):
             Unsafe: it could run code, and ``safe_mode`` is on.
             FormatError: it uses classes that nobody registered.
         """
-        config = parse_config(documents[_CONFIG], _CONFIG, self._uri)
+        config = parse_config(documents[_CONFIG], _CONFIG, self._uri, self._limits)
         training = None
         if self._compile and _TRAINING in documents:
             self._training = documents[_TRAINING]
-            training = parse_object(self._training, _TRAINING, self._uri)
+            training = parse_object(self._training, _TRAINING, self._uri, self._limits)
         with self._scopes():
             if self._safe_mode:
                 self._examine(config, training)
@@ -99,7 +99,10 @@ class LegacyBuild(KerasBuild):
                 if not plan.misfits:
                     self._apply(plan.apply, arrays)
                     self._remember(arrays, {id(arrays[n]) for n in self._names_of_weights()}, {})
+            except TooLarge:
+                raise
             except Exception as error:
+                self._check_time()
                 raise CannotBuildFast(f"binding its weights raised {summary(error)}") from error
         if plan.misfits:
             raise MismatchError(
@@ -127,5 +130,4 @@ class LegacyBuild(KerasBuild):
                     self._custom_objects,
                     None if names is None else [arrays[name] for name in names],
                 )
-        _private.detach_derived(self._model)
-        self._skeleton.finish()
+        self._finish(arrays)

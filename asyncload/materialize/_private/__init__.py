@@ -23,6 +23,8 @@ For Keras models:
   to skip anew for each (``saving_lib.get_attr_skipset`` writes its cache under another name
   than it reads, Keras 3.15). `StateLoader` runs Keras' own ``_load_state``, with a walk that
   yields the same children in the same order from what is known of the class;
+- in a `Skeleton`, a lookup layer's many words are looked at and made a tensor of in parts
+  (`_vocabularies`);
 - what a name in a config stands for is looked up as Keras looks it up (`_names`);
 - models that Keras 2 described are made by the functions of Keras' own legacy loader (`_legacy`);
 - a variable that lives gets its new value through ``AssignVariableOp`` (`_assign`);

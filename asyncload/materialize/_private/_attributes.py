@@ -9,11 +9,13 @@ from typing import Any
 
 from keras.src.layers.layer import Layer
 
+from asyncload.materialize._long_lists import LongList
+
 from ._variables import in_skeleton, rest_in_skeleton
 
 __all__ = ["untracked_when_plain"]
 
-_PLAIN = frozenset({bool, int, float, str, type(None), types.FunctionType})
+_PLAIN = frozenset({bool, int, float, str, type(None), types.FunctionType, LongList})
 
 
 @functools.cache

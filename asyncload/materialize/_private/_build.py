@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src import backend
 from keras.src.backend.common import global_state
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.layers import layer
+from keras.src.layers.preprocessing.index_lookup import IndexLookup
 from keras.src.ops import operation
 from keras.src.saving import saving_lib, serialization_lib
 from keras.src.saving.object_registration import get_registered_object
@@ -32,6 +35,7 @@ from ._lookups import (
     quick_snake_case,
 )
 from ._state import copying_for_own_ways, quick_walk
+from ._vocabularies import finding_repeated_tokens, tabling_tokens
 
 __all__ = [
     "Skeleton",
@@ -66,6 +70,9 @@ def _install() -> None:
         tree.is_nested = quick_is_nested(tree.is_nested)
         tree.flatten = quick_flatten(tree.flatten, tree.is_nested)
         tree.map_structure = quick_map_structure(tree.map_structure, tree.is_nested)
+        lookup = IndexLookup
+        lookup._find_repeated_tokens = finding_repeated_tokens(lookup._find_repeated_tokens)
+        lookup._lookup_table_from_tokens = tabling_tokens(lookup._lookup_table_from_tokens)
         naming.to_snake_case = quick_snake_case(naming.to_snake_case)
         for module in (operation, layer):
             module.inspect = quick_inspect(module.inspect)
@@ -79,14 +86,19 @@ class Skeleton:
     Variables made in `active` get their values by being assigned to; `finish` initialises
     those that never were (seeds, metrics: what no file holds) as stock would have.
 
+    Args:
+        seconds: CPU time that all of it may take; ``None`` for any. Once it is over, what Keras
+            calls often raises `OutOfTime`.
+
     Attributes:
         origins: variables and the arrays that they were assigned, in order. Who is done with them
             clears it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
         _install()
         forget()
+        self._timer = _variables.Timer(math.inf if seconds is None else seconds)
         self._unbound: dict[int, tuple[Any, str]] = {}
         self.origins: list[tuple[Any, _variables.Array]] = []
 
@@ -97,9 +109,28 @@ class Skeleton:
         outer = getattr(here, "unbound", None), getattr(here, "origins", None)
         here.unbound, here.origins = self._unbound, self.origins
         try:
-            yield
+            with self._timer.running():
+                yield
         finally:
             here.unbound, here.origins = outer
+
+    def stop(self) -> None:
+        """Make nothing more: nobody wants it. From any thread."""
+        self._timer.stop()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it took as long as it may."""
+        return self._timer.left <= 0
+
+    @property
+    def declared(self) -> int:
+        """Bytes of the variables that `finish` would initialise."""
+        return sum(
+            math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
+            for variable, _ in with_rests(self._unbound.values())
+            if variable._value is None
+        )
 
     def finish(self) -> None:
         """Initialise what has no value yet."""

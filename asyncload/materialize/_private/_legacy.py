@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from keras.src.backend.common import global_state
 from keras.src.legacy.saving import json_utils, saving_options, saving_utils
 from keras.src.saving import serialization_lib
 
+from asyncload.materialize._long_lists import long_lists, put_back
+
 from ._variables import Array
 
 __all__ = ["build_legacy", "compile_legacy", "parse_legacy"]
@@ -18,7 +21,12 @@ __all__ = ["build_legacy", "compile_legacy", "parse_legacy"]
 
 def parse_legacy(text: bytes) -> Any:
     """Parse the JSON of a legacy config, in which some objects stand for tuples and shapes."""
-    return json_utils.decode(text)
+    short, lists = long_lists(text)
+    if not lists:
+        return json_utils.decode(text)
+    return json.loads(
+        short, object_hook=lambda parsed: json_utils._decode_helper(put_back(parsed, lists))
+    )
 
 
 def build_legacy(config: Any, custom_objects: Mapping[str, Any], safe_mode: bool) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ from asyncload.materialize._turn import rest_in_turn
 
 __all__ = [
     "Array",
+    "OutOfTime",
+    "Timer",
     "aliasing",
     "as_tensor",
     "binding",
@@ -41,9 +45,10 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 # Of this thread: .unbound and .origins, the variables without a value of the Skeleton that is
-# active and the arrays that others got theirs from, and .recording. A variable without a value is
-# kept, by its id, with the name scope of TensorFlow in which it would have got one.
+# active and the arrays that others got theirs from, .timer, and .recording. A variable without a
+# value is kept, by its id, with the name scope of TensorFlow in which it would have got one.
 here = threading.local()
+_CALLS = 256  # of what Keras calls often, microseconds apart, between two looks at the clock
 
 
 def as_tensor(array: Array) -> Any:
@@ -57,6 +62,10 @@ def as_tensor(array: Array) -> Any:
     return ops.EagerTensor(array, eager.device_name, None)
 
 
+class OutOfTime(Exception):
+    """Making a Skeleton took longer than it may."""
+
+
 def in_skeleton() -> bool:
     """Whether a Skeleton is active on this thread."""
     return getattr(here, "unbound", None) is not None
@@ -66,6 +75,43 @@ def rest_in_skeleton() -> None:
     """Rest, when it is due, in what Keras calls often while it makes and binds a Skeleton."""
     if in_skeleton():
         rest_in_turn()
+        here.calls = getattr(here, "calls", 0) + 1
+        if here.calls % _CALLS == 0:
+            _check_time()
+
+
+def _check_time() -> None:
+    timer = getattr(here, "timer", None)
+    if timer is not None and time.thread_time() > timer.until:
+        raise OutOfTime("it takes longer than it may")
+
+
+class Timer:
+    """How much CPU time a Skeleton may still take.
+
+    Args:
+        seconds: all of it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+        self.until = 0.0  # of the CPU time of the thread that it runs on
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the CPU time of this thread until the block ends."""
+        outer, here.timer = getattr(here, "timer", None), self
+        began = time.thread_time()
+        self.until = began + self.left
+        try:
+            yield
+        finally:
+            here.timer = outer
+            self.left = self.until - time.thread_time()
+
+    def stop(self) -> None:
+        """Let no more of it be taken; from any thread."""
+        self.left = self.until = -math.inf
 
 
 def in_load() -> bool:
