@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
 import time
+from collections.abc import Iterable
 
 from asyncload.cgroups import cpu_quota
 from asyncload.forks import OwnLock, in_each_fork
@@ -13,7 +15,9 @@ from asyncload.forks import OwnLock, in_each_fork
 __all__ = [
     "allowed_cpus",
     "count_as_ours",
+    "count_native",
     "loading_seconds",
+    "native_threads",
     "program_seconds",
     "usable_cpus",
 ]
@@ -31,8 +35,7 @@ class _OurThreads:
         self._seconds: dict[int, float] = {}  # clock of a thread -> what it last said
         self._ended = 0.0
 
-    def add(self) -> None:
-        clock = time.pthread_getcpuclockid(threading.get_ident())
+    def add(self, clock: int) -> None:
         with self._lock:
             self._seconds[clock] = 0.0
 
@@ -48,13 +51,38 @@ class _OurThreads:
 
 _ours = _OurThreads()
 in_each_fork(_ours.forget)
+_OF_A_THREAD = 0b110  # how Linux names the clock of a thread's CPU time: clock_getcpuclockid(3)
 _CAN_TELL = hasattr(time, "pthread_getcpuclockid")  # macOS cannot
 
 
 def count_as_ours() -> None:
     """Count the calling thread, from now on, as one that loads; a thread's initializer."""
     if _CAN_TELL:
-        _ours.add()
+        _ours.add(time.pthread_getcpuclockid(threading.get_ident()))
+
+
+def native_threads(name: str) -> frozenset[int]:
+    """Return the threads of this process that a native library gave a name; none but on Linux.
+
+    Args:
+        name: of 15 letters at most, as the kernel has it.
+
+    Returns:
+        Their numbers (`threading.get_native_id`).
+    """
+    found = set()
+    with contextlib.suppress(OSError):  # no Linux
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm") as file:
+                if file.read().rstrip("\n") == name:
+                    found.add(int(thread))
+    return frozenset(found)
+
+
+def count_native(threads: Iterable[int]) -> None:
+    """Count threads that `native_threads` found, from now on, as such that load."""
+    for thread in threads:
+        _ours.add(~thread << 3 | _OF_A_THREAD)
 
 
 def loading_seconds() -> float | None:

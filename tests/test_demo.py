@@ -25,6 +25,7 @@ def test_measures_all_ways_and_compares_what_they_loaded() -> None:
         assert measured["requests_answered"] > 0
         assert measured["loop_stall_ms"]["p99"] <= measured["loop_stall_ms"]["max"]
     assert report["idle"]["requests_answered"] > 0
+    assert report["cpus_busy"] > 0
 
 
 def test_an_unknown_model_is_an_error() -> None:

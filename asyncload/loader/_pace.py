@@ -125,7 +125,7 @@ class Pace:
             await asyncio.sleep(_INTERVAL)
             if urgency() is Urgency.DEMAND:
                 return
-        if self.value < 1:
+        if self._watching is not None and self.value < 1:
             await asyncio.sleep(_STEP * (1 / self.value - 1))
 
     def rest(self, urgency: Urgency, worked: float) -> float:
@@ -142,14 +142,15 @@ class Pace:
         """Return the share of one CPU that work may take at present; of any thread."""
         if urgency is Urgency.DEMAND or self._is_demand_under_way():
             return 1.0  # whoever is waited for does not rest
-        return self.value
+        # What was found of the program holds no longer than somebody looks at it.
+        return 1.0 if self._watching is None else self.value
 
     def gives_way(self, urgency: Urgency) -> bool:
         """Whether work in other processes is to give way to all else on the machine.
 
         That is to the machine's other programs, too: only beside a busy program of our own.
         """
-        paced = self._most is not None and urgency is not Urgency.DEMAND
+        paced = self._watching is not None and urgency is not Urgency.DEMAND
         return paced and not self._busyness.leaves_half
 
     def _is_demand_under_way(self) -> bool:

@@ -12,12 +12,13 @@ import asyncio
 import atexit
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import obstore
 
+from asyncload.cpu_time import count_native, native_threads
 from asyncload.errors import SourceError
 
 __all__ = ["call", "settle"]
@@ -27,6 +28,10 @@ Result = TypeVar("Result")
 _PATIENCE = 2.0  # seconds that the program's end waits for calls, which take a millisecond
 _POLL = 0.001  # seconds
 _ABANDONED = 0.1  # seconds for calls whose futures somebody else keeps alive
+
+# What obstore names its threads, and what other libraries with the same runtime name theirs: those
+# that were there before its first call are not its own.
+_THREADS = "tokio-rt-worker"
 
 _under_way: WeakSet[asyncio.Future[Any]] = WeakSet()
 _ending = False
@@ -41,13 +46,31 @@ async def call(function: Callable[..., Awaitable[Result]], *args: Any, **options
     """
     if _ending:
         raise SourceError("the program is ending, and nothing can be fetched any more")
-    future: Any = function(*args, **options)
-    _under_way.add(future)
+    with _counted():
+        future: Any = function(*args, **options)
+        _under_way.add(future)
+        try:
+            result: Result = await future
+            return result
+        finally:
+            del future  # not kept alive by a traceback that somebody holds
+
+
+_are_counted = False
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[None]:
+    """Count the client's threads as such that load; the first call starts them."""
+    global _are_counted
+    if _are_counted:
+        yield
+        return
+    _are_counted, others = True, native_threads(_THREADS)
     try:
-        result: Result = await future
-        return result
+        yield
     finally:
-        del future  # not kept alive by a traceback that somebody holds
+        count_native(native_threads(_THREADS) - others)
 
 
 async def settle() -> None:

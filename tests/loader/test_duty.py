@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncload.cpu_time import count_as_ours, program_seconds, usable_cpus
+from asyncload.cpu_time import count_as_ours, count_native, program_seconds, usable_cpus
 from asyncload.loader._duty import LEAST, Busyness, Duty, share_beside
 
 SHARES = st.floats(0, 1)
@@ -191,6 +193,32 @@ def test_threads_of_ours_are_not_the_program() -> None:
     before = program_seconds()
     assert before is not None
     assert (program_seconds() or 0) >= before  # that they ended takes nothing back
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no numbers to name clocks by")
+def test_native_threads_of_ours_are_not_the_program() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        count_native([threads.submit(threading.get_native_id).result()])
+        begin, all_of_it = program_seconds(), time.process_time()
+        threads.submit(work, 0.2).result()
+        assert begin is not None
+        assert time.process_time() - all_of_it >= 0.2
+        assert (program_seconds() or 0) - begin < 0.1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no numbers to name clocks by")
+def test_threads_of_the_clients_of_stores_are_not_the_program() -> None:
+    code = (
+        "import asyncio, time, obstore\n"
+        "from asyncload.cpu_time import loading_seconds, native_threads\n"
+        "from asyncload.sources._client_calls import call\n"
+        "from obstore.store import MemoryStore\n"
+        "asyncio.run(call(obstore.put_async, MemoryStore(), 'a', b'x'))\n"
+        "clocks = [~thread << 3 | 6 for thread in native_threads('tokio-rt-worker')]\n"
+        "worked = sum(map(time.clock_gettime, clocks))\n"
+        "assert 0 < worked <= loading_seconds()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_there_is_a_cpu() -> None:
