@@ -112,12 +112,13 @@ def asset_names_in_text(program: bytes, uri: str) -> list[str]:
 def _asset_names_in_text(program: bytes) -> Iterator[str]:
     kind = b""
     for path, value in strings(program):
-        field = path[-1]
-        if field == b"filename" and (path[-2:-1] == (b"asset_file_def",) or _ASSET in path[-2]):
+        *within, field = path
+        holder = within[-1] if within else b""
+        if field == b"filename" and (holder == b"asset_file_def" or _ASSET in holder):
             yield as_text(memoryview(value))
         elif field == b"type_url":
             kind = value
-        elif field == b"value" and path[-3:-1] == (b"any_list", b"value") and _ASSET in kind:
+        elif field == b"value" and within[-2:] == [b"any_list", b"value"] and _ASSET in kind:
             yield from (as_text(name) for name in _below(memoryview(value), _FILENAME))
 
 

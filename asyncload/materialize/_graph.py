@@ -15,20 +15,23 @@ from typing import Any
 from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 
 from asyncload.errors import Corrupt
-from asyncload.formats.protobuf import BYTES, Wire, as_text, as_view, fields
+from asyncload.formats.protobuf import BYTES, Wire, as_text, as_view, encoded, fields
 
 from . import CannotBuildFast, _private
 from ._messages import declare, parse
 from ._saved_model import function_name
 from ._turn import with_rests
 
-__all__ = ["RESOURCE", "Graph", "GraphNode", "Input", "tensor_of"]
+__all__ = ["CONSTANT", "REFERENCES", "RESOURCE", "Graph", "GraphNode", "Input", "tensor_of"]
 
 RESOURCE = types_pb2.DT_RESOURCE
+CONSTANT = "Const"
+REFERENCES = frozenset({"VariableV2", "Variable"})  # variables of TensorFlow 1
 _REFERENCE = 100  # what is added to a dtype's number for a reference to it: DT_FLOAT_REF
 _NODES, _LIBRARY = 1, 2  # fields of GraphDef
 _FUNCTIONS = 1  # of FunctionDefLibrary
-_NAME = 1  # of NodeDef
+_NAME, _OPERATION = 1, 2  # of NodeDef
+_LARGE = 64 << 10  # bytes
 
 _MESSAGES = declare(
     "asyncload.graph",
@@ -61,7 +64,8 @@ class GraphNode:
         name, op, device: as they are.
         inputs: the tensors that it takes.
         controls: names of the nodes that it waits for.
-        attributes: serialized ``AttrValue`` by name.
+        attributes: serialized ``AttrValue`` by name, without a constant's large value.
+        stored: all of it.
     """
 
     name: str
@@ -70,12 +74,15 @@ class GraphNode:
     inputs: list[Input]
     controls: list[str]
     attributes: dict[str, bytes]
+    stored: memoryview
     _parsed: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def attribute(self, name: str) -> Any:
         """Return an ``AttrValue``; an empty one where there is none."""
         value = self._parsed.get(name)
         if value is None:
+            if name not in self.attributes and self.op == CONSTANT:
+                self.attributes.update(_attributes(parse(_MESSAGES["Node"], self.stored, uri="")))
             stored = self.attributes.get(name, b"")
             value = self._parsed[name] = attr_value_pb2.AttrValue.FromString(stored)
         return value
@@ -135,13 +142,12 @@ class Graph:
         return node
 
     def _parse(self, stored: memoryview) -> GraphNode:
-        node = parse(_MESSAGES["Node"], stored, uri=self.uri)
+        node = parse(_MESSAGES["Node"], _without_weights(stored), uri=self.uri)
         data = [each for each in node.input if not each.startswith("^")]
         controls = [each[1:] for each in node.input if each.startswith("^")]
-        attributes = {each.key: each.value for each in node.attr}
-        return GraphNode(
-            node.name, node.op, node.device, [*map(tensor_of, data)], controls, attributes
-        )
+        attributes = _attributes(node)
+        inputs = [*map(tensor_of, data)]
+        return GraphNode(node.name, node.op, node.device, inputs, controls, attributes, stored)
 
     # --- what operations declare ---------------------------------------------------------
 
@@ -188,15 +194,12 @@ class Graph:
         for argument in self.declared(node).input_arg:
             yield from (argument.is_ref for _ in self._dtypes(node, argument))
 
-    def is_reference(self, tensor: Input) -> bool:
-        """Whether a tensor is a reference to a variable, which TensorFlow 1 has."""
+    def is_named(self, tensor: Input) -> bool:
+        """Whether a tensor is the text by which a resource of TensorFlow 1 is found."""
         node = self[tensor[0]]
-        flags = (
-            argument.is_ref
-            for argument in self.declared(node).output_arg
-            for _ in self._dtypes(node, argument)
-        )
-        return next((flag for index, flag in enumerate(flags) if index == tensor[1]), False)
+        if node.op in REFERENCES:
+            return False
+        return any(attribute.name == "shared_name" for attribute in self.declared(node).attr)
 
     def _dtypes(self, node: GraphNode, argument: Any) -> list[int]:
         """Return the dtypes of the tensors that an argument of an operation stands for."""
@@ -223,6 +226,21 @@ class Graph:
         if tensor[1] < len(shapes):
             return shapes[tensor[1]]
         return node.attribute("shape").shape if node.op == "Placeholder" else None
+
+
+def _without_weights(node: memoryview) -> Wire:
+    """Leave out the value of a large constant, so that it is not copied."""
+    if len(node) <= _LARGE:
+        return node
+    pieces = [(number, as_view(value)) for number, wire, value in fields(node) if wire == BYTES]
+    if (_OPERATION, memoryview(CONSTANT.encode())) not in pieces:
+        return node
+    small = (each for each in pieces if len(each[1]) <= _LARGE)
+    return b"".join(piece for each in small for piece in encoded(*each))
+
+
+def _attributes(node: Any) -> dict[str, bytes]:
+    return {each.key: each.value for each in node.attr}
 
 
 def _name_of(node: memoryview) -> str:

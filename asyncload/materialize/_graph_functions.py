@@ -16,15 +16,14 @@ from typing import Any
 
 from tensorflow.core.framework import attr_value_pb2, node_def_pb2, op_def_pb2
 
-from asyncload.formats.protobuf import encoded
+from asyncload.formats.protobuf import Wire, encoded
 
 from . import CannotBuildFast
-from ._graph import RESOURCE, Graph, GraphNode, Input
+from ._graph import CONSTANT, REFERENCES, RESOURCE, Graph, GraphNode, Input
 from ._turn import with_rests
 
-__all__ = ["REFERENCES", "Cut", "cut"]
+__all__ = ["Cut", "cut"]
 
-REFERENCES = frozenset({"VariableV2", "Variable"})
 _ASSIGNS = {
     "Assign": "AssignVariableOp",
     "AssignAdd": "AssignAddVariableOp",
@@ -94,7 +93,7 @@ class _Cutting:
     keeps_state: Callable[[GraphNode], bool]
     _nodes: dict[str, GraphNode] = field(default_factory=dict)
     _captured: dict[str, str] = field(default_factory=dict)  # and the names of their inputs
-    _made: list[Any] = field(default_factory=list)
+    _made: list[Wire] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._fed = {tensor: f"{_INPUT}_{n}" for n, tensor in enumerate(self.feeds)}
@@ -142,8 +141,8 @@ class _Cutting:
         for number, target in enumerate(each for each in targets if each in self._nodes):
             signature.control_output.append(f"control_{number}")
             controls.append((f"control_{number}", target))
-        pieces = [(_SIGNATURE, signature.SerializeToString())]
-        pieces += [(_NODE, node.SerializeToString()) for node in self._made]
+        pieces: list[tuple[int, Wire]] = [(_SIGNATURE, signature.SerializeToString())]
+        pieces += [(_NODE, node) for node in self._made]
         pieces += [(_RESULTS, _entry(*each)) for each in results]
         pieces += [(_CONTROL_RESULTS, _entry(*each)) for each in controls]
         return Cut(
@@ -153,13 +152,15 @@ class _Cutting:
         )
 
     def _add(self, node: GraphNode) -> None:
+        if node.op == CONSTANT and not (node.controls or _COLOCATION in node.attributes):
+            self._made.append(node.stored)  # as it is: it may be large
+            return
         made = node_def_pb2.NodeDef(name=node.name, op=node.op, device=node.device)
         takes = list(self.graph.takes_references(node))
         for index, tensor in enumerate(node.inputs):
-            changes = index < len(takes) and takes[index]
-            if changes and (variable := self._variable(tensor)) is not None:
-                self._change(node, made, index)
-                made.input.append(self._captured[variable])
+            if index < len(takes) and takes[index] and not self.graph.is_named(tensor):
+                made.op = self._changing(node, index)
+                made.input.append(self._captured[self._changed(node, tensor)])
             else:
                 made.input.append(self._reference(tensor, reader=node))
         made.input.extend(f"^{each}" for each in node.controls if each in self._nodes)
@@ -167,12 +168,18 @@ class _Cutting:
             made.attr[key].MergeFromString(value)
         if made.op == node.op:
             self._add_defaults(node, made)
-        self._made.append(made)
+        self._made.append(made.SerializeToString())
 
-    def _change(self, node: GraphNode, made: Any, index: int) -> None:
-        made.op = _ASSIGNS.get(node.op, "") if index == 0 else ""
-        if not made.op:
+    def _changing(self, node: GraphNode, index: int) -> str:
+        if index or node.op not in _ASSIGNS:
             raise CannotBuildFast(f"{node.op} changes a variable in a way that is not known here")
+        return _ASSIGNS[node.op]
+
+    def _changed(self, node: GraphNode, tensor: Input) -> str:
+        variable = self._variable(tensor)
+        if variable is None:
+            raise CannotBuildFast(f"{node.name!r} changes what is no variable")
+        return variable
 
     def _attributes(self, node: GraphNode, op: str) -> Iterator[tuple[str, bytes]]:
         if op == node.op:
@@ -194,14 +201,16 @@ class _Cutting:
 
     def _variable(self, tensor: Input) -> str | None:
         """Return the variable that a tensor refers to, if it does."""
-        while True:
-            name, _ = tensor
-            if name in self._captured:
-                return name if self.graph[name].op in REFERENCES else None
+        seen = set[str]()  # a chain of assignments may be a circle, in a file that is damaged
+        while (name := tensor[0]) not in seen:
+            seen.add(name)
             node = self.graph[name]
-            if node.op not in _ASSIGNS:
+            if name in self._captured:
+                return name if node.op in REFERENCES else None
+            if node.op not in _ASSIGNS or not node.inputs:
                 return None
             tensor = node.inputs[0]
+        return None
 
     def _reference(self, tensor: Input, reader: GraphNode | None) -> str:
         """Return how a function refers to a tensor.
@@ -234,7 +243,7 @@ class _Cutting:
         made.input.extend(f"^{each}" for each in sorted(waits) if each in self._nodes)
         dtype = self.graph[variable].attribute("dtype").type
         made.attr["dtype"].CopyFrom(attr_value_pb2.AttrValue(type=dtype))
-        self._made.append(made)
+        self._made.append(made.SerializeToString())
         return f"{name}:value:0"
 
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_object_graph_pb2, struct_pb2
 
 from . import CannotBuildFast, _private
-from ._graph import RESOURCE, Graph, GraphNode, Input, tensor_of
-from ._graph_functions import REFERENCES, cut
+from ._graph import CONSTANT, REFERENCES, RESOURCE, Graph, GraphNode, Input, tensor_of
+from ._graph_functions import cut
 from ._graph_model import GraphModel
 from ._saved_model import SharedName, shared_names
 from ._serving_plan import CheckpointKeys, Resource, ServingPlan
@@ -152,7 +152,9 @@ def _filled(graph: Graph, node: GraphNode, values: list[Input]) -> _Restored | N
 
 
 def _through_identities(graph: Graph, tensor: Input) -> Input:
-    while (node := graph[tensor[0]]).op == "Identity":
+    seen = set[str]()
+    while (node := graph[tensor[0]]).op == "Identity" and node.inputs and node.name not in seen:
+        seen.add(node.name)
         tensor = node.inputs[0]
     return tensor
 
@@ -163,7 +165,7 @@ def _key(graph: Graph, tensor: Input) -> str | None:
     if reads.op != _RESTORES or len(reads.inputs) != 3:
         return None
     _, names, slices = (graph[source] for source, _ in reads.inputs)
-    if names.op != "Const" or slices.op != "Const":
+    if {names.op, slices.op} != {CONSTANT}:
         return None
     listed = tf.make_ndarray(names.attribute("value").tensor).ravel()
     parts = tf.make_ndarray(slices.attribute("value").tensor).ravel()

@@ -295,6 +295,25 @@ def local_variables(path: Path) -> Calls:
     return [("serving_default", {"x": np.float32(2.0)})]
 
 
+def tables_by_name(path: Path) -> Calls:
+    """A table of the first kind, which operations find by its name."""
+    with graph() as session:
+        words = v1.placeholder(tf.string, [None], name="words")
+        table = tf.raw_ops.HashTable(
+            key_dtype=tf.string, value_dtype=tf.int64, use_node_name_sharing=True
+        )
+        keys, values = tf.constant(["a", "b"]), tf.constant([1, 2], tf.int64)
+        filled = tf.raw_ops.InitializeTable(table_handle=table, keys=keys, values=values)
+        default = tf.constant(-1, tf.int64)
+        found = tf.raw_ops.LookupTableFind(table_handle=table, keys=words, default_value=default)
+        sparse = tf.sparse.from_dense(tf.strings.length(words))
+        variable("unused", 1.0, resource=True)
+        outputs = {"found": found, "values": sparse.values}
+        made = {"serving_default": signature({"words": words}, outputs)}
+        write(session, path, made, main_op=filled)
+    return [("serving_default", {"words": np.array([b"b", b"c"], object)})]
+
+
 def frozen(path: Path) -> Calls:
     with graph() as session:
         x = v1.placeholder(tf.float32, [None, 2], name="x")
@@ -313,6 +332,7 @@ NATIVE: dict[str, Callable[[Path], Calls]] = {
     "convolutions": lambda path: convolutions(path, resource=True),
     "tables": tables,
     UNINITIALISED: lambda path: tables(path, main_op=False),
+    "tables by name": tables_by_name,
     "control flow of nodes": lambda path: control_flow(path, v2=False),
     "control flow of functions": lambda path: control_flow(path, v2=True),
     "functions": functions,
@@ -360,3 +380,23 @@ def in_a_session(path: Path, calls: Calls, tags: Any = ("serve",)) -> list[dict[
             feeds = {definition.inputs[key].name: value for key, value in given.items()}
             results.append(session.run(fetches, feeds))
     return results
+
+
+def plain(path: Path, factor: float) -> None:
+    """A product with a variable."""
+    with graph() as session:
+        x = v1.placeholder(tf.float32, [], name="x")
+        w = variable("w", factor, resource=True)
+        write(session, path, {"serving_default": signature({"x": x}, {"y": x * w})})
+
+
+def large_constants(path: Path) -> Calls:
+    """Names of variables that are a large constant, and a weight that is another."""
+    with graph() as session:
+        x = v1.placeholder(tf.float32, [None, 200], name="x")
+        weight = tf.constant(np.arange(200 * 200, dtype="float32").reshape(200, 200) / 1e4)
+        names = [f"{number}/" + "deep/" * 300 + "w" for number in range(50)]
+        kept = [variable(name, number * 1.0, resource=True) for number, name in enumerate(names)]
+        y = tf.matmul(x, weight) + tf.add_n([each.read_value() for each in kept[::10]])
+        write(session, path, {"serving_default": signature({"x": x}, {"y": y})})
+    return [("serving_default", {"x": np.ones((1, 200), "float32")})]

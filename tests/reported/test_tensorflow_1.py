@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 import asyncload
 from asyncload.events import FellBack, TensorReady
 from asyncload.sources import forget_memory, put_memory
-from tests.reported.graph_models import LEFT_TO_STOCK, NATIVE, UNINITIALISED, Calls, in_a_session
+from tests.reported.graph_models import (
+    LEFT_TO_STOCK,
+    NATIVE,
+    UNINITIALISED,
+    Calls,
+    in_a_session,
+    large_constants,
+    plain,
+)
+
+
+@pytest.fixture
+async def loader() -> AsyncIterator[asyncload.Loader]:
+    async with asyncload.Loader(processes=1) as made:
+        yield made
 
 
 async def load(uri: Any, **options: Any) -> tuple[asyncload.Signatures, list[str]]:
@@ -123,4 +140,76 @@ async def test_a_variable_without_a_value(tmp_path: Path) -> None:
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver().save(session, str(checkpoint / "variables"))
     with pytest.raises(asyncload.Corrupt, match=r"has no '0/beta'"):
+        await load(tmp_path / "model")
+
+
+async def test_constants_that_are_large(tmp_path: Path) -> None:
+    calls = large_constants(tmp_path / "model")
+    served, fallbacks = await load(tmp_path / "model")
+    assert fallbacks == []
+    assert_answers(served, calls, in_a_session(tmp_path / "model", calls))
+
+
+async def test_the_next_version_takes_the_place_of_the_last(tmp_path: Path) -> None:
+    calls = NATIVE["half plus two, references"](tmp_path / "1")
+    versions = [tmp_path / "a", tmp_path / "b"]
+    for factor, path in enumerate(versions, 2):
+        plain(path, float(factor))
+    old, _ = await load(versions[0])
+    task = asyncload.prefetch(versions[1], reuse=old)
+    new = await task.settled()
+    assert new is old
+    assert new["serving_default"](np.float32(3.0))["y"] == 9.0
+    # One that is initialised by operations of its own is made anew.
+    first, _ = await load(tmp_path / "1")
+    again, fallbacks = await load(tmp_path / "1", reuse=first)
+    assert again is not first
+    assert "initialised" in fallbacks[0]
+    assert_answers(again, calls, in_a_session(tmp_path / "1", calls))
+
+
+async def test_damage_raises_errors_of_ours(tmp_path: Path, loader: asyncload.Loader) -> None:
+    NATIVE["reads and changes"](tmp_path / "model")
+    program = tmp_path / "model" / "saved_model.pb"
+    content = program.read_bytes()
+    random = np.random.default_rng(5)
+    for _ in range(40):
+        damaged = bytearray(content)
+        for at in random.integers(0, len(content), 3):
+            damaged[at] = random.integers(0, 256)
+        program.write_bytes(damaged)
+        with suppress(asyncload.AsyncloadError):
+            await loader.load(tmp_path / "model", shared=False)
+
+
+def circle(graph_def: Any) -> None:
+    """Have the node that changes a variable take itself for the variable."""
+    for node in graph_def.node:
+        if node.op == "AssignAdd":
+            node.input[0] = node.name
+
+
+def nowhere(graph_def: Any) -> None:
+    for node in graph_def.node:
+        if node.op == "Mul":
+            node.input[0] = "nowhere"
+
+
+def beyond(graph_def: Any) -> None:
+    for node in graph_def.node:
+        if node.op == "Mul":
+            node.input[0] += ":7"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(circle, "cannot load"), (nowhere, "'nowhere'"), (beyond, r"output 7 of .*, which has 1")],
+)
+async def test_graphs_that_contradict_themselves(change: Any, says: str, tmp_path: Path) -> None:
+    NATIVE["reads and changes"](tmp_path / "model")
+    program = tmp_path / "model" / "saved_model.pb"
+    parsed = saved_model_pb2.SavedModel.FromString(program.read_bytes())
+    change(parsed.meta_graphs[0].graph_def)
+    program.write_bytes(parsed.SerializeToString())
+    with pytest.raises(asyncload.FormatError, match=says):
         await load(tmp_path / "model")
