@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from .redaction import shown
+from .redaction import redacted, shown
 
 __all__ = [
     "BytesWritten",
@@ -41,6 +41,7 @@ __all__ = [
 Kind = Literal["load", "weights", "inspect", "list", "fetch", "watch"]
 Outcome = Literal["ok", "failed", "cancelled"]
 
+_QUOTING = ("reason", "error", "previous")  # fields of events that may quote URLs
 _CANCELLED = "CancelledError"  # as `Finished.error` names it
 
 
@@ -64,6 +65,10 @@ class Event:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "uri", shown(self.uri))
+        for name in _QUOTING:
+            text = getattr(self, name, None)
+            if isinstance(text, str) and "://" in text:
+                object.__setattr__(self, name, redacted(text))
 
 
 def stamp(event: Event, load_id: int, kind: Kind) -> None:

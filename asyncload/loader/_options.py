@@ -112,7 +112,7 @@ class LoadOptions(ModelOptions):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRequest(LoadOptions):
     # What `Loader.load` takes.
-    uri: URI = field(kw_only=False)
+    uri: URI = field(kw_only=False, repr=False)
     priority: Priority = "demand"
     observer: Observer | None = None
 
@@ -168,7 +168,7 @@ class IntoOptions:
 class IntoRequest(IntoOptions):
     # What `Loader.load_into` takes.
     target: Any = field(kw_only=False, repr=False)
-    uri: URI = field(kw_only=False)
+    uri: URI = field(kw_only=False, repr=False)
     observer: Observer | None = None
 
 

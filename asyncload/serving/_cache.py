@@ -108,7 +108,7 @@ class _Request:
     """Where the lease of one URI gets its model; a `Lessor`."""
 
     cache: ModelCache
-    uri: str
+    uri: str = field(repr=False)  # as given
 
     @property
     def current(self) -> Generation | None:

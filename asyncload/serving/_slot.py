@@ -55,7 +55,7 @@ _logger = logging.getLogger("asyncload")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotOptions(ModelOptions):
     # What `ModelSlot` takes.
-    uri: URI = field(kw_only=False)
+    uri: URI = field(kw_only=False, repr=False)
     loader: Loader | None = None
     policy: SwapPolicy = "availability"
     version_policy: Literal["latest"] | int | VersionPolicy = "latest"

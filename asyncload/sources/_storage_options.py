@@ -50,7 +50,7 @@ class StorageOptions:
         config: whatever else obstore's store of this kind takes, credentials among it.
     """
 
-    endpoint: str | None = None
+    endpoint: str | None = field(default=None, repr=False)  # may have a password
     region: str | None = None
     profile: str | None = None
     anonymous: bool | None = None

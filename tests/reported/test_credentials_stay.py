@@ -236,6 +236,18 @@ def test_errors_show_none(uri: str) -> None:
     assert not [secret for secret in SECRETS if secret in everything(error)]
 
 
+def test_events_show_none() -> None:
+    quoted = "cannot read http://user:pass-4@host/m?signature=sign-5: stop"
+    uri = "http://user:pass-4@host/m?signature=sign-5"
+    for event in (
+        asyncload.events.FellBack(uri=uri, reason=quoted),
+        asyncload.events.SwapFailed(uri=uri, version=None, error=quoted),
+        asyncload.events.Switched(uri=uri, version=None, previous=uri),
+    ):
+        assert "http://host/m" in repr(event)
+        assert not [secret for secret in SECRETS if secret in repr(event)]
+
+
 async def test_credentials_do_not_belong_in_a_bucket() -> None:
     with pytest.raises(AsyncloadError, match="storage_options") as caught:
         await asyncload.load_weights("s3://key-1:pass-4@bucket/m.safetensors")
