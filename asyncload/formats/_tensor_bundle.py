@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from asyncload.codecs import decode_strings
+from asyncload.collecting import collection_held
 from asyncload.errors import AsyncloadError, Corrupt, NotFound, TooLarge
 from asyncload.interfaces import Indexing, Reader
 from asyncload.manifest import Encoding, Manifest, Part, Partitioned, Strings, TensorEntry
@@ -110,7 +111,9 @@ async def index_bundle(indexing: Indexing, prefix: str, *, opened: Reader | None
     except CompressedTable:
         index = await indexing.workers.run(parse_index, table, indexing.bounds, reader.uri, True)
     shards = await _open_shards(indexing, prefix, index, reader.uri)
-    tensors = await indexing.workers.run_in_thread(_entries, index, shards, indexing.files.readers)
+    tensors = await indexing.workers.run_in_thread(
+        _all_entries, index, shards, indexing.files.readers
+    )
     graph = tensors.pop(OBJECT_GRAPH, None)
     return Bundle(tensors, None if graph is None else await _read_graph(indexing, graph))
 
@@ -174,6 +177,13 @@ def _stretches(tensors: Mapping[str, Stored]) -> Iterator[tuple[str, Stored]]:
 
 
 # --- entries -----------------------------------------------------------------------------
+
+
+def _all_entries(
+    index: BundleIndex, shards: Mapping[int, int], readers: list[Reader]
+) -> dict[str, TensorEntry]:
+    with collection_held():
+        return _entries(index, shards, readers)
 
 
 def _entries(

@@ -114,3 +114,18 @@ async def test_the_number_of_tensors_is_bounded_and_can_be_lifted(
     for most in (30, None):
         async with asyncload.Loader(max_tensors=most) as loader:
             assert len(await loader.load_weights(path)) == 30
+
+
+async def test_a_config_may_be_large(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "w.h5", "w"):
+        pass
+    config = b'{"class_name": "Sequential", "config": {}' + b" " * (70 * MIB) + b"}"
+    with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", config, compresslevel=1)
+        archive.write(tmp_path / "w.h5", "model.weights.h5")
+    async with asyncload.Loader(index_cache=False, memory="2GiB") as loader:
+        manifest = await loader.inspect(tmp_path / "m.keras")
+    assert manifest.documents["config.json"] == config
+    async with asyncload.Loader(index_cache=False, memory="500MiB") as loader:
+        with pytest.raises(asyncload.TooLarge, match=r"'config\.json'.*Loader\(memory="):
+            await loader.inspect(tmp_path / "m.keras")
