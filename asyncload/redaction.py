@@ -32,7 +32,7 @@ def shown(uri: str | os.PathLike[str]) -> str:
     A path comes back as it is. So does the key of an object, which may have a ``?`` or a ``#`` in
     it, unless that looks like a signature.
     """
-    text = os.fspath(uri)
+    text = os.fsdecode(uri)
     match = _SCHEME.match(text)
     if match is None or match[1].lower() in _PLAIN:
         return text

@@ -26,10 +26,12 @@ from ._npz import Npy, Npz
 from ._safetensors import Safetensors
 from ._safetensors_index import SafetensorsIndex
 from ._saved_model import PROGRAMS, SAVED_MODEL, WARMUP_REQUESTS, SavedModel
+from ._something_else import BEGINNING, something_else
 from ._tensor_bundle import INDEX_SUFFIX, TensorBundle
 from ._weights_h5 import WeightsH5
 
 __all__ = [
+    "BEGINNING",
     "FOLDERS",
     "FORMATS",
     "PREFIXES",
@@ -39,6 +41,7 @@ __all__ = [
     "detect",
     "detect_by_name",
     "detect_folder",
+    "something_else",
     "without_legacy_optimizer",
 ]
 
@@ -68,6 +71,7 @@ FOLDERS: tuple[tuple[str, Format], ...] = (
 # (ending, format): a URI that names nothing, but would with this ending, is of this format; that
 # file is ``readers[0]``.
 PREFIXES: tuple[tuple[str, Format], ...] = ((INDEX_SUFFIX, _TENSOR_BUNDLE),)
+_SHOWN = 16  # bytes, in a message
 _NAMED = 3  # of the files in a folder, in a message
 
 
@@ -76,7 +80,7 @@ def detect(name: str, head: bytes, *, uri: str) -> Format:
 
     Args:
         name: the last part of its URI's path.
-        head: its first bytes, up to 16.
+        head: its first bytes, up to `BEGINNING`.
         uri: for messages.
 
     Raises:
@@ -89,11 +93,12 @@ def detect(name: str, head: bytes, *, uri: str) -> Format:
         if candidate.matches("", head):
             return candidate
     known = ", ".join(candidate.name for candidate in FORMATS)
-    found = f"begins with {head!r}" if head else "is empty"
+    found = something_else(name, head, None)
+    if found is None:
+        begins = f"begins with {head[:_SHOWN]!r}" if head else "is empty"
+        found = f"{begins}. Give the file the usual ending if it is of one of them."
     raise UnknownFormat(
-        f"is of no known format: {name!r} has no known ending and {found}. Known are {known}; "
-        "give the file the usual ending if it is one of them.",
-        uri=uri,
+        f"is of no known format ({known}): {name!r} has no known ending and {found}", uri=uri
     )
 
 

@@ -113,7 +113,7 @@ class Files(ABC):
             WouldOverwrite: another file is in the place of one, or another version.
             LoaderClosed: the Loader is, or was, closed.
         """
-        options = FetchOptions(os.fspath(folder), overwrite, verify, follow_links)
+        options = FetchOptions(os.fsdecode(folder), overwrite, verify, follow_links)
         return await self._start(
             uri,
             lambda flow: flow.fetch(options),

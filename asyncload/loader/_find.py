@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from asyncload.errors import NotFound, SourceError, Unsafe
-from asyncload.formats import FOLDERS, PREFIXES, detect, detect_by_name, detect_folder
+from collections.abc import Iterable
+from contextlib import suppress
+
+from asyncload.errors import (
+    AsyncloadError,
+    FormatError,
+    NotFound,
+    SourceError,
+    UnknownFormat,
+    Unsafe,
+)
+from asyncload.formats import (
+    BEGINNING,
+    FOLDERS,
+    PREFIXES,
+    detect,
+    detect_by_name,
+    detect_folder,
+    something_else,
+)
 from asyncload.interfaces import Format, Reader, Source
 
-__all__ = ["find_format"]
-
-_HEAD = 16  # bytes; enough for the magic number of every format
+__all__ = ["explained", "find_format"]
 
 
 async def find_format(source: Source) -> tuple[Format, Reader]:
@@ -29,7 +45,7 @@ async def find_format(source: Source) -> tuple[Format, Reader]:
     reader = await source.open()
     if (chosen_by_name := detect_by_name(source.name)) is not None:
         return chosen_by_name, reader
-    head = await reader.read(0, min(_HEAD, reader.size))
+    head = await reader.read(0, min(BEGINNING, reader.size))
     return detect(source.name, head, uri=source.uri), reader
 
 
@@ -62,3 +78,27 @@ async def _by_prefix(source: Source, missing: SourceError) -> tuple[Format, Read
             if not isinstance(error, NotFound):
                 refused = refused or error  # one of them has to be there, and may be
     raise refused if refused is not None and (folder or isinstance(missing, NotFound)) else missing
+
+
+async def explained(
+    error: FormatError, source: Source, readers: Iterable[Reader], form: str
+) -> FormatError:
+    """Return the error of a file that is something else than its name says; or the one given.
+
+    Args:
+        error: what was wrong with one of the files.
+        source: has them.
+        readers: of the files that are open.
+        form: name of the format that they were taken for.
+    """
+    # A worker does not know which file it is.
+    reader = next((each for each in readers if error.uri in (None, each.uri)), None)
+    with suppress(AsyncloadError):
+        if reader is None and error.uri is not None:  # a shard
+            reader = await source.open(error.uri.rpartition("/")[2])
+        if reader is not None and error.uri in (None, reader.uri):
+            head = await reader.read(0, min(BEGINNING, reader.size))
+            name = reader.name or source.name
+            if (what := something_else(name, head, form)) is not None:
+                return UnknownFormat(f"is not of format {form}: it {what}", uri=reader.uri)
+    return error

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from asyncload.collecting import collection_held
-from asyncload.errors import SourceError, UnknownFormat, about
+from asyncload.errors import FormatError, NotApplicable, SourceError, UnknownFormat, about
 from asyncload.events import Event, FellBack, Indexed, StageEnded, StageStarted, TensorReady
 from asyncload.formats import PREFIXES, WARMUP_REQUESTS, without_legacy_optimizer
 from asyncload.interfaces import (
@@ -42,7 +42,7 @@ from asyncload.sources import StorageOptions
 from ._construct import Construction
 from ._fetch import Fetch, Fetched, FetchOptions
 from ._fetch_choice import choose
-from ._find import find_format
+from ._find import explained, find_format
 from ._groups import first_error
 from ._into import Into
 from ._load import Load
@@ -136,6 +136,7 @@ class Flow:
         urgency = functools.partial(_inherited, self._urgency, self._holds, resources.budget)
         step = functools.partial(resources.pace.step, urgency)
         self._manners = Manners(urgency, step, lambda: resources.pace.gives_way(urgency()))
+        self._form: str | None = None  # name of the format
         self._announced = False
         self._kept = 0  # bytes of what stays when the load is over
         self._recall = Recall(resources.index_cache, resources.spare_time)
@@ -265,10 +266,21 @@ class Flow:
         """Hold the source, and what the load takes on its way, until the block ends."""
         with about(self.uri), self._resources.pace.kept(self._load), self._recall:
             async with self._source, self._held:
-                yield
+                try:
+                    yield
+                except FormatError as error:
+                    await self._explain(error)
+                    raise
                 if self._load is not None:
                     # Before what it took is given back, so that nobody takes it between.
                     retain_for(self._load.retained, self._resources.budget, self._kept)
+
+    async def _explain(self, error: FormatError) -> None:
+        """Raise another error, if a file is something else than its name says."""
+        if self._form is not None and not isinstance(error, NotApplicable):
+            better = await explained(error, self._source, self._files.readers, self._form)
+            if better is not error:
+                raise better from None
 
     async def _reserve(self, nbytes: int) -> None:
         """Take the load's memory from the budget, once, until the load has ended."""
@@ -297,6 +309,7 @@ class Flow:
                 chosen, reader = await find_format(self._source)
             self._files.add(reader)
             check_format(chosen.name, uri=self.uri)
+            self._form = chosen.name
             manifest = await self._recall.index(chosen, self._indexing(publish, found))
             self._resources.bounds.check_tensors(len(manifest.tensors), self.uri)
         if _has_more_parts(manifest, _TOO_MANY_TO_VISIT):
@@ -309,7 +322,7 @@ class Flow:
         For a folder, or a file, of no known format that has the name of a checkpoint beside it.
         """
         for ending, _ in PREFIXES:
-            source = self._source_of(f"{os.fspath(self._given)}{ending}")
+            source = self._source_of(f"{os.fsdecode(self._given)}{ending}")
             await self._held.enter_async_context(source)
             try:
                 await source.open()

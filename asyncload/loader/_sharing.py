@@ -80,5 +80,5 @@ def key_of_weights(
 def _location(uri: str | os.PathLike[str]) -> Hashable:
     path = file_path(uri)
     if path is None:
-        return os.fspath(uri)  # with the credentials that it may have
+        return os.fsdecode(uri)  # with the credentials that it may have
     return os.path.abspath(path), path.endswith("/")

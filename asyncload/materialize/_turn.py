@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -18,6 +19,10 @@ Item = TypeVar("Item")
 Enter = Callable[[], AbstractContextManager[None]]
 
 _PAUSE = 0.00002  # seconds
+_SAID = 300  # characters of the beginning, and of the end, of a long text
+
+_KERAS_SAYS_WHY = "Exception encountered:"
+_KERAS_OBJECT = re.compile(r"class '(?:[\w.]+\.)?(\w+)'")
 
 # Keras keeps its scopes and names by thread, but TensorFlow's variables are not made safely
 # by two threads at once (keras IS_THREAD_SAFE, tensorflow#78338).
@@ -89,6 +94,19 @@ def rest_in_turn() -> None:
 
 
 def summary(error: Exception) -> str:
-    """Return an error's kind and the beginning of its text, on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    """Return an error's kind and what it says, on one line, with the part that names the reason."""
+    return f"{type(error).__name__}: {_reason(' '.join(str(error).split()))}"
+
+
+def _reason(text: str) -> str:
+    # Keras quotes the config of each object around what is wrong, and says that at the end.
+    around, begin, reason = text.rpartition(_KERAS_SAYS_WHY)
+    if not begin:
+        return _shortened(text)
+    said, objects = _shortened(reason.strip()), _KERAS_OBJECT.findall(around)
+    return said if not objects or objects[-1] in said else f"{objects[-1]}: {said}"
+
+
+def _shortened(text: str) -> str:
+    """Leave out the middle of a long text."""
+    return text if len(text) <= 2 * _SAID else f"{text[:_SAID]} [...] {text[-_SAID:]}"

@@ -6,6 +6,7 @@ What a file holds is first assigned within a `Recording`, by the same code of Ke
 
 from __future__ import annotations
 
+import functools
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -29,10 +30,8 @@ __all__ = ["LegacyAssignment", "NamedAssignment", "StateAssignment"]
 Array = npt.NDArray[Any]
 
 _ORDER = "weight_names"
-_ADVICE = (
-    "Nothing was changed. The file was saved from another architecture; skip_mismatch=True loads "
-    "what fits."
-)
+_UNCHANGED = "Nothing was changed. The file was saved from another architecture"
+_ADVICE = "; skip_mismatch=True loads what fits"
 
 
 class _Assignment(ABC):
@@ -93,11 +92,17 @@ class _Assignment(ABC):
     def _load(self, documents: Mapping[str, bytes], arrays: Mapping[str, Array]) -> None:
         """Assign, within a `Recording`."""
 
-    def _refuse(self, lines: list[str]) -> MismatchError:
+    def _refuse(self, lines: list[str], *, some_fits: bool) -> MismatchError:
+        """Return the error of a file and a target that do not fit.
+
+        Args:
+            lines: what does not.
+            some_fits: whether ``skip_mismatch`` would load anything.
+        """
         listing = "\n  ".join(lines)
         return MismatchError(
             f"the file does not fit the {type(self._target).__name__} {self._target.name!r}:\n  "
-            f"{listing}\n{_ADVICE}",
+            f"{listing}\n{_UNCHANGED}{_ADVICE if some_fits else ''}.",
             uri=self._uri,
         )
 
@@ -148,7 +153,9 @@ class StateAssignment(_Assignment):
             f"{owner!r}: {summary(error)}" for owner, error in loader.errors.values()
         ]
         if not self._skip_mismatch:
-            raise self._refuse(lines)
+            # Of custom state nobody can tell what fits.
+            some_fits = not loader.misfits() or len(lines) < len(self._target.weights)
+            raise self._refuse(lines, some_fits=some_fits)
         _warn(self._uri, lines)
 
 
@@ -171,9 +178,12 @@ class LegacyAssignment(_Assignment):
 
     def _load(self, documents: Mapping[str, bytes], arrays: Mapping[str, Array]) -> None:
         order = parse_order(documents[_ORDER])
-        plan = self._match(self._target, order, arrays, skip_mismatch=self._skip_mismatch)
+        match = functools.partial(self._match, self._target, order, arrays)
+        plan = match(skip_mismatch=self._skip_mismatch)
         if plan.misfits:
-            raise self._refuse(plan.misfits)
+            skipping = match(skip_mismatch=True)
+            some_fits = not skipping.misfits and any(pairs for _, pairs in skipping.steps)
+            raise self._refuse(plan.misfits, some_fits=some_fits)
         plan.apply()
         if plan.skipped:
             _warn(self._uri, plan.skipped)
@@ -192,7 +202,8 @@ class NamedAssignment(_Assignment):
         variables = [*target.variables, *(optimizer.variables if optimizer is not None else ())]
         required = {id(weight) for weight in target.weights}
         counts = Counter(variable.path for variable in variables)
-        lines = [f"{path}: the model has no such variable" for path in arrays if path not in counts]
+        unknown = [path for path in arrays if path not in counts]
+        lines = [f"{path}: the model has no such variable" for path in unknown]
         for variable in variables:
             if counts[variable.path] == 1:
                 array, needed = arrays.get(variable.path), id(variable) in required
@@ -200,7 +211,8 @@ class NamedAssignment(_Assignment):
             else:
                 lines.append(f"{variable.path} is the path of more than one variable")
         if lines and not self._skip_mismatch:
-            raise self._refuse(lines)
+            some_fits = len(lines) - len(unknown) < len(variables)
+            raise self._refuse(lines, some_fits=some_fits)
         if lines:
             _warn(self._uri, lines)
 

@@ -212,8 +212,8 @@ class ModelCache(Closing):
             Forked: the cache belongs to the process that this one was forked from.
             Exception: on entering: as `Loader.load`.
         """
-        self._origin.check(Target(os.fspath(uri)).shown)
-        return Lease(_Request(self, os.fspath(uri)))
+        self._origin.check(Target(os.fsdecode(uri)).shown)
+        return Lease(_Request(self, os.fsdecode(uri)))
 
     async def preload(self, uris: Iterable[URI]) -> None:
         """Load models that will be asked for, and wait until they are there.
@@ -225,7 +225,7 @@ class ModelCache(Closing):
             MemoryLimitExceeded: they do not fit into the cache together; some are there.
             ExceptionGroup: of what those raised that could not be loaded; the others are there.
         """
-        wanted = list(dict.fromkeys(os.fspath(uri) for uri in uris))
+        wanted = list(dict.fromkeys(os.fsdecode(uri) for uri in uris))
         outcomes = await asyncio.gather(
             *(self._find(uri, "background") for uri in wanted), return_exceptions=True
         )
@@ -243,11 +243,11 @@ class ModelCache(Closing):
 
     async def evict(self, uri: URI) -> bool:
         """Drop a model, unless it is leased or waited for; return whether it is not there now."""
-        cached = self._models.get(os.fspath(uri))
+        cached = self._models.get(os.fsdecode(uri))
         if cached is not None and cached.share.idle:
             self._drop(cached.target.uri)
             await self._empty()
-        return os.fspath(uri) not in self._models
+        return os.fsdecode(uri) not in self._models
 
     @property
     def status(self) -> CacheStatus:

@@ -120,7 +120,7 @@ class ModelSlot(Closing):
 
     @takes(SlotOptions)
     def __init__(self, options: SlotOptions) -> None:
-        self._uri = os.fspath(options.uri)
+        self._uri = os.fsdecode(options.uri)
         self._versions = _version_policy(options.version_policy)
         _check(options, self._versions)
         self._loader = options.loader
@@ -319,7 +319,7 @@ class ModelSlot(Closing):
         """
         swaps = self._opened()
         if not isinstance(to, int):
-            uri = os.fspath(to)
+            uri = os.fsdecode(to)
             version = None if self._base is None else self._base.version_of(uri)
             return await swaps.run(Target(uri, version), priority=priority)
         return await swaps.run(await self._version(to), priority=priority)

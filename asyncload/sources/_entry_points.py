@@ -61,7 +61,7 @@ class EntryPointSource(Closing):
     ) -> None:
         self.uri = shown(uri)
         self.name = self.uri.rstrip("/").rpartition("/")[2]
-        self._given = os.fspath(uri)
+        self._given = os.fsdecode(uri)
         # Only what reads it knows what of it has no meaning: all of it tells objects apart, then.
         told = repr((self._given, sorted(options.items())))
         self.place = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()

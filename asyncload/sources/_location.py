@@ -79,7 +79,7 @@ class Location:
 
 def scheme_of(uri: str | os.PathLike[str]) -> str | None:
     """Return what is written before ``://``, in lower case; ``None`` for a path."""
-    match = _SCHEME.match(os.fspath(uri))
+    match = _SCHEME.match(os.fsdecode(uri))
     return None if match is None else match[1].lower()
 
 
@@ -97,9 +97,7 @@ def locate(uri: str | os.PathLike[str]) -> Location:
         SourceError: no store here has such URIs.
         TypeError: neither a text nor a path.
     """
-    text = os.fspath(uri)
-    if not isinstance(text, str):
-        raise TypeError(f"a URI is a text or a pathlib.Path, not {text!r}")
+    text = os.fsdecode(uri)
     match = _SCHEME.match(text)
     if match is None:
         return Location("file", text, text)
