@@ -147,7 +147,7 @@ async def test_options_that_are_for_other_files(tmp_path: Path, loader: asyncloa
     options: tuple[Any, ...] = ({"by_name": True}, {"skip_mismatch": True})
     for option in options:
         (name,) = option
-        with pytest.raises(asyncload.FormatError, match=f"{name}=True is for"):
+        with pytest.raises(asyncload.FormatError, match=rf"{name}= of load_into\(\) is for"):
             await loader.load_into(checkpoints.wrapped(1), prefix, **option)
     with pytest.raises(TypeError, match="trackable"):
         await loader.load_into({"a": 1}, prefix)

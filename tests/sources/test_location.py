@@ -49,7 +49,7 @@ def test_a_file_of_another_host() -> None:
         open_source("file://host/a")
 
 
-@pytest.mark.parametrize("uri", [None, 5, b"bytes"])
+@pytest.mark.parametrize("uri", [None, 5, ["path"]])
 def test_other_types(uri: Any) -> None:
     with pytest.raises(TypeError):
         open_source(uri)
