@@ -16,6 +16,7 @@ from asyncload.forks import Origin
 __all__ = ["Signature", "Signatures"]
 
 _DEFAULT = "serving_default"
+_OPERATION = "__saved_model_"  # begins the name of one that initialises, and answers nothing
 
 
 class Signature:
@@ -131,15 +132,19 @@ class Signatures(Mapping[str, Signature]):
     def __len__(self) -> int:
         return len(self._signatures)
 
+    def answering(self) -> Iterator[Signature]:
+        """Yield the signatures that are there to be called, and not to initialise the model."""
+        return (each for each in self.values() if not each.name.startswith(_OPERATION))
+
     def __call__(self, *args: Any, **inputs: Any) -> Mapping[str, Any]:
         """Call the only signature, or the one named ``serving_default``; see `Signature`.
 
         Raises:
             TypeError: there are several, none of that name.
         """
-        if len(self) == 1:
-            (only,) = self.values()
-            return only(*args, **inputs)
+        answering = list(self.answering())
+        if len(answering) == 1:
+            return answering[0](*args, **inputs)
         if _DEFAULT not in self._signatures:
             raise TypeError(f"{self.uri} has several signatures; call one of {list(self)}")
         return self._signatures[_DEFAULT](*args, **inputs)

@@ -73,7 +73,7 @@ def _warm_signatures(model: Signatures, inputs: Any, requests: bytes | None, uri
             if name in model:
                 _finish(model[name](**given))
     else:
-        for signature in model.values():
+        for signature in model.answering():
             _try_zeros(signature)
 
 

@@ -321,6 +321,42 @@ def frozen(path: Path) -> Calls:
     return [("serving_default", {"x": np.array([[1.0, 2.0]], np.float32)})]
 
 
+def composites(path: Path) -> Calls:
+    """Sparse and ragged tensors, which are several tensors each."""
+    with graph() as session:
+        x = v1.sparse_placeholder(tf.float32, [None, 4], name="x")
+        w = variable("w", np.arange(8, dtype="float32").reshape(4, 2), resource=True)
+        rows = tf.RaggedTensor.from_row_lengths(tf.range(6.0) * w[1, 1], [2, 0, 4])
+        outputs = {"dense": tf.sparse.sparse_dense_matmul(x, w), "twice": x * 2.0, "rows": rows}
+        write(session, path, {"serving_default": signature({"x": x}, outputs)})
+    parts = {
+        "x_indices": np.array([[0, 1], [1, 2]], np.int64),
+        "x_values": np.array([1.0, 2.0], np.float32),
+        "x_dense_shape": np.array([2, 4], np.int64),
+    }
+    return [("serving_default", parts)]
+
+
+def named_signature(path: Path) -> Calls:
+    """Initialised by a signature, as estimators were exported; and only one besides."""
+    from tensorflow.python.saved_model import builder_impl
+
+    with graph() as session:
+        words = v1.placeholder(tf.string, [None], name="words")
+        constants = tf.lookup.KeyValueTensorInitializer(["a"], tf.constant([1], tf.int64))
+        found = v1.lookup.StaticHashTable(constants, -1).lookup(words)
+        builder = builder_impl._SavedModelBuilder(str(path))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {"predict": signature({"words": words}, {"found": found})},
+            init_op=v1.tables_initializer(),
+            strip_default_attrs=True,
+        )
+        builder.save()
+    return [("predict", {"words": np.array([b"a", b"c"], object)})]
+
+
 # `tf.saved_model.load` initialises these, a session does not.
 UNINITIALISED = "tables without a main op"
 NATIVE: dict[str, Callable[[Path], Calls]] = {

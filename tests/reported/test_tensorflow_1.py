@@ -22,8 +22,10 @@ from tests.reported.graph_models import (
     NATIVE,
     UNINITIALISED,
     Calls,
+    composites,
     in_a_session,
     large_constants,
+    named_signature,
     plain,
 )
 
@@ -213,3 +215,30 @@ async def test_graphs_that_contradict_themselves(change: Any, says: str, tmp_pat
     program.write_bytes(parsed.SerializeToString())
     with pytest.raises(asyncload.FormatError, match=says):
         await load(tmp_path / "model")
+
+
+async def test_sparse_and_ragged_tensors(tmp_path: Path) -> None:
+    ((name, given),) = composites(tmp_path / "model")
+    served, fallbacks = await load(tmp_path / "model")
+    stock = tf.saved_model.load(tmp_path / "model").signatures[name]
+    assert fallbacks == []
+    assert served[name].inputs == stock.structured_input_signature[1]
+    mine = served(**given)
+    theirs = stock(**{key: tf.constant(value) for key, value in given.items()})
+    for key, value in theirs.items():
+        assert type(mine[key]) is type(value)
+        assert served[name].outputs[key].is_compatible_with(mine[key])
+        parts = (tf.nest.flatten(each, expand_composites=True) for each in (mine[key], value))
+        for one, other in zip(*parts, strict=True):
+            assert one.numpy().tolist() == other.numpy().tolist()
+
+
+async def test_a_signature_that_initialises(tmp_path: Path) -> None:
+    calls = named_signature(tmp_path / "model")
+    served, fallbacks = await load(tmp_path / "model", warmup=True)
+    assert fallbacks == []
+    assert set(served) == set(tf.saved_model.load(tmp_path / "model").signatures)
+    assert set(served) == {"predict", "__saved_model_init_op"}
+    assert_answers(served, calls, in_a_session(tmp_path / "model", calls))
+    assert served(**calls[0][1]).keys() == {"found"}  # the only one that answers
+    assert served["__saved_model_init_op"]() == {"__saved_model_init_op": None}
