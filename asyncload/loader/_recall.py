@@ -18,7 +18,7 @@ from asyncload.interfaces import Format, Indexing, Placed, Reader, Source
 from asyncload.manifest import Manifest, file_version
 
 from ._index_cache import IndexCache
-from ._index_entry import Entry, Key, Unusable, decode, encode, is_lasting
+from ._index_entry import ENTRY_LIMIT, Entry, Key, Unusable, decode, encode, is_lasting
 
 __all__ = ["Recall", "Work"]
 
@@ -195,6 +195,10 @@ def _keep(
         begin: when indexing began, in nanoseconds since the epoch.
     """
     try:
+        documents = sum(map(len, manifest.documents.values()))
+        if documents > ENTRY_LIMIT:
+            _logger.debug("index cache: %d bytes of documents are too many to keep", documents)
+            return
         changed = _changed(places)
         if changed is None or any(when and when > begin - SETTLED for when in changed):
             _logger.debug("index cache: %s changed a moment ago, and is not kept", manifest.uri)

@@ -18,6 +18,20 @@ __all__ = ["parse_config", "parse_object"]
 _COUNTED = 1 << 20  # bytes whose marks are counted at once
 # Lists of what Keras calls once for each element; those of words and weights may have any length.
 _NEVER_LONG = ("axes", "axis", "dims", "layers", "shape")
+# Lists of any length in the configs of Keras' own classes; those of others may have them anywhere.
+_LONG = frozenset(
+    {
+        "bin_boundaries",
+        "boundaries",
+        "idf_weights",
+        "mean",
+        "thresholds",
+        "value",
+        "values",
+        "variance",
+        "vocabulary",
+    }
+)
 # Numbers of which Keras makes lists as long, whatever a file stores.
 _COUNTS = {"ngrams": 1_000, "num_classes": 1_000_000, "num_thresholds": 100_000}
 
@@ -103,7 +117,16 @@ def _excess(parsed: dict[str, Any], lists: list[LongList]) -> str | None:
         number = parsed.get(key)
         if isinstance(number, (int, float)) and number > most:
             return f"{key!r} of {number:,}; at most {most:,} are accepted"
-    for key, value in parsed.items() if lists else ():
+    return _excess_of_lists(parsed) if lists else None
+
+
+def _excess_of_lists(parsed: dict[str, Any]) -> str | None:
+    for key, value in parsed.items():
         if type(value) is LongList and key.endswith(_NEVER_LONG):
             return f"a list of {len(value):,} elements as {key!r}"
+    inner = parsed.get("config")
+    if isinstance(inner, dict) and str(parsed.get("module", "keras")).startswith("keras"):
+        for key, value in inner.items():
+            if type(value) is LongList and key not in _LONG:
+                return f"a list of {len(value):,} elements as {key!r} of {parsed.get('class_name')}"
     return None

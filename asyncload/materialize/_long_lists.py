@@ -46,7 +46,12 @@ class LongList(list[Any]):
         # Of other elements, the array's dtype may depend on all of them.
         if dtype is not None or not all(type(each) is str for part in parts for each in part):
             return np.array(list(self), dtype)
-        return np.concatenate([np.array(part) for part in parts])
+        arrays = [np.array(part) for part in parts]
+        # By parts, as NumPy holds the GIL when it copies texts.
+        made = np.empty(len(self), max(each.dtype for each in arrays))
+        for start, each in zip(range(0, len(self), _TAKEN), arrays, strict=True):
+            made[start : start + _TAKEN] = each
+        return made
 
     def __del__(self) -> None:
         while self:

@@ -55,6 +55,7 @@ def too_much(config: Node) -> dict[str, Node]:
     first, second = config["config"]["layers"]
     relu = [layer("ReLU", name=f"d{number}") for number in range(100_000)]
     shape = {**first, "config": {**first["config"], "batch_shape": [None] * 1_000_000}}
+    activation = {**second, "config": {**second["config"], "activation": [None] * 1_000_000}}
     vectorization = layer("TextVectorization", ngrams=1 << 31)
     return {
         "values": changed(config, layers=[first, second, *[None] * 1_000_000]),
@@ -62,6 +63,7 @@ def too_much(config: Node) -> dict[str, Node]:
         "objects": {**config, "beside": [{}] * 1_000_000},
         "layers": changed(config, layers=[first, *relu]),
         "batch_shape": changed(config, layers=[shape, second]),
+        "activation": changed(config, layers=[first, activation]),
         "num_thresholds": {**config, **metric("AUC", num_thresholds=1 << 31)},
         "num_classes": {**config, **metric("MeanIoU", num_classes=1 << 31)},
         "bytes of variables": {**config, **metric("MeanIoU", num_classes=100_000)},
