@@ -3,8 +3,7 @@
 - ``_job``        a call on its way to a worker, its limits, and what came of it
 - ``_process``    one worker process; ``_safe_path``: what it may import; ``_line``: how it is told
 - ``_boot``       the script that it runs first; ``_inside``: what it does from then on
-- ``_crew``       threads with a worker process each, started when needed and ended when idle
-- ``_processes``  a crew, as the event loop sees it
+- ``_executor``   `ProcessExecutor`: worker processes, started when needed and ended when idle
 - ``_threads``    a call in a thread of its own
 - ``_turns``      threads that let the event loop's thread go first
 - ``_workers``    `Workers`, which the other rooms use

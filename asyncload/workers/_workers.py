@@ -11,8 +11,8 @@ from asyncload.cpu_time import count_as_ours, usable_cpus
 from asyncload.errors import LoaderClosed, WorkerCrashed
 from asyncload.resting import carried
 
-from ._job import PARSE_LIMITS, Job, Limits, Outcome
-from ._processes import CLOSED, Processes, submit
+from ._executor import CLOSED, ProcessExecutor
+from ._job import PARSE_LIMITS, Job, Limits, Outcome, cannot_be_sent
 from ._threads import in_own_thread
 from ._turns import await_turn, give_way
 
@@ -24,6 +24,9 @@ Result = TypeVar("Result")
 # measured on 2) and hold the loop's thread up; two at least for the disk, four saturate memory.
 _THREADS = 2, 4
 _IDLE = 60.0  # seconds
+# Seconds that a job goes on after its caller was cancelled. Most are over by then, and a new
+# process would cost more; one that hangs must not keep others waiting.
+_GRACE = 1.0
 _NICENESS = 10  # of processes for what is not urgent: a tenth of a CPU that others want too
 
 
@@ -66,14 +69,14 @@ class Workers:
         self._own_threads = [self.threads]
         self._limits = limits
         self._backend = self._choose(executor, idle)
-        self._polite = Processes(self.processes, idle=idle, niceness=_NICENESS)
+        self._polite = ProcessExecutor(self.processes, idle=idle, niceness=_NICENESS)
         self._closed = False
         self._closing = asyncio.Lock()
 
-    def _choose(self, executor: str | Executor, idle: float) -> Processes | Executor:
+    def _choose(self, executor: str | Executor, idle: float) -> Executor:
         match executor:
             case "process":
-                return Processes(self.processes, idle=idle)
+                return ProcessExecutor(self.processes, idle=idle)
             case "thread":
                 threads = ThreadPoolExecutor(
                     self.processes,
@@ -97,7 +100,7 @@ class Workers:
             LoaderClosed: this was closed.
         """
         self._check_open()
-        if isinstance(self._backend, Processes):
+        if isinstance(self._backend, ProcessExecutor):
             self._backend.start()
 
     async def run(
@@ -130,8 +133,8 @@ class Workers:
         """
         self._check_open()
         job = Job(function, args, self._limits if limits == "usual" else limits)
-        if isinstance(self._backend, Processes):
-            outcome = await (self._polite if polite else self._backend).run(job)
+        if isinstance(self._backend, ProcessExecutor):
+            outcome = await _run_in_process(self._polite if polite else self._backend, job)
         else:
             outcome = await _run_in(self._backend, job)
         result: Result = outcome.get()
@@ -159,21 +162,22 @@ class Workers:
         """
         self._closed = True
         async with self._closing:
-            if isinstance(self._backend, Processes):
-                await self._backend.aclose()
-                await self._polite.aclose()
-            await in_own_thread(self._end_threads)
+            await in_own_thread(self._end)
 
-    def _end_threads(self) -> None:
+    def _end(self) -> None:
+        self._end_processes()
         for threads in self._own_threads:
             threads.shutdown(wait=True, cancel_futures=True)
+
+    def _end_processes(self) -> None:
+        if isinstance(self._backend, ProcessExecutor):
+            self._backend.shutdown()
+            self._polite.shutdown()
 
     def abandon(self) -> None:
         """End processes and threads of a loop that is closed; any thread may do this."""
         self._closed = True
-        if isinstance(self._backend, Processes):
-            self._backend.end()
-            self._polite.end()
+        self._end_processes()
         for threads in self._own_threads:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -184,11 +188,27 @@ def _enter_thread() -> None:
     count_as_ours()
 
 
-async def _run_in(executor: Executor, job: Job) -> Outcome:
+async def _run_in_process(executor: ProcessExecutor, job: Job) -> Outcome:
+    loop = asyncio.get_running_loop()
     try:
-        return await submit(executor, job)
+        return await loop.run_in_executor(executor, job)
+    except asyncio.CancelledError:
+        loop.call_later(_GRACE, executor.kill, job)
+        raise
+
+
+async def _run_in(executor: Executor, job: Job) -> Outcome:
+    """Run a job in an executor of the caller's, or in threads."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, job)
+    except asyncio.CancelledError:
+        raise
     except BrokenExecutor as error:
         raise WorkerCrashed(
             f"a worker of the executor that was given to this Loader died: {error}. Its owner "
             "must replace it; a Loader can do so only for workers of its own."
         ) from error
+    except RuntimeError as error:
+        raise LoaderClosed(CLOSED) from error
+    except Exception as error:
+        raise cannot_be_sent(error) from error
