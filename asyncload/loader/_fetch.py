@@ -225,7 +225,7 @@ class Fetch:
 
     async def _begin(self, wanted: Wanted, reader: Reader) -> _Copy:
         """See what of a file is here."""
-        identity = _identity(reader)
+        identity = _identity(reader, local=self._source.local)
         place = self._folder.place(wanted.name)
         file = FetchedFile(wanted.name, place, reader.size, reader.version, 0)
         if await self._run(self._is_here, wanted.name, identity):
@@ -427,11 +427,11 @@ def _expect_inside(path: str, name: str, uri: str) -> None:
         )
 
 
-def _identity(reader: Reader) -> Identity:
+def _identity(reader: Reader, *, local: bool) -> Identity:
     place = reader.place if isinstance(reader, Placed) else ""
-    origin = reader.uri if reader.path is None else ""
-    if isinstance(reader, LocalReader):
-        origin = reader.origin or ""
+    origin = "" if local else reader.uri
+    if isinstance(reader, LocalReader) and reader.origin is not None:
+        origin = reader.origin
     return Identity(reader.path or reader.uri, reader.size, reader.version, place, origin)
 
 

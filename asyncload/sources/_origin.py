@@ -39,7 +39,9 @@ def origin_of(path: str) -> str | None:
 
 
 def _noted(path: str) -> str | None:
-    with suppress(OSError, ValueError, TypeError, AttributeError), open(path, "rb") as file:
-        origin = json.loads(file.read(_LIMIT)).get("origin")
-        return origin if isinstance(origin, str) and origin else None
+    with suppress(OSError, ValueError, LookupError, TypeError), open(path, "rb") as file:
+        note = json.loads(file.read(_LIMIT))
+        # Earlier notes have no origin, but say where the file was fetched from.
+        origin = note["origin"] if "origin" in note else note["identity"][0]
+        return origin if isinstance(origin, str) and "://" in origin else None
     return None

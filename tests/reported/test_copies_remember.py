@@ -83,6 +83,40 @@ async def test_versions_below_what_was_fetched(
         await loader.load(tmp_path / "all" / "2")
 
 
+async def test_what_was_in_memory(program: Path, loader: asyncload.Loader, tmp_path: Path) -> None:
+    paths = [path for path in program.rglob("*") if path.is_file()]
+    files = {str(path.relative_to(program)): path.read_bytes() for path in paths}
+    uri = asyncload.sources.put_memory("program", files)
+    try:
+        fetched = await loader.fetch(uri, tmp_path / "copy")
+        for each in (uri, fetched):
+            with pytest.raises(Unsafe, match="trusted=True"):
+                await loader.load(each)
+    finally:
+        asyncload.sources.forget_memory("program")
+
+
+async def test_notes_of_earlier_releases(
+    server: Server, loader: asyncload.Loader, tmp_path: Path
+) -> None:
+    fetched = await loader.fetch(f"{server.url}/", tmp_path / "copy")
+    for path in (tmp_path / "copy" / ".asyncload").glob("*.json"):
+        note = json.loads(path.read_text())
+        del note["origin"]
+        path.write_text(json.dumps({**note, "identity": note["identity"][:3]}))
+    with pytest.raises(Unsafe, match="a copy of"):
+        await loader.load(fetched)
+
+
+async def test_damaged_notes(program: Path, loader: asyncload.Loader, tmp_path: Path) -> None:
+    for number, text in enumerate(("", "[]", "3", "{}", '{"origin": 3}', '{"identity": []}')):
+        copy = tmp_path / f"{number}"
+        await loader.fetch(program, copy)
+        for path in (copy / ".asyncload").glob("*.json"):
+            path.write_text(text)
+        assert await loader.load(copy)
+
+
 async def test_what_was_made_here(program: Path, loader: asyncload.Loader, tmp_path: Path) -> None:
     fetched = await loader.fetch(program, tmp_path / "copy")
     served = await loader.load(fetched)
