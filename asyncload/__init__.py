@@ -18,6 +18,7 @@ A map of the house; each room imports only from rooms above it::
     loader/      Loader, Load, and the functions below
     serving/     ModelSlot, ModelCache: models that are used while others arrive
     report/      progress bar and timeline, from events alone
+    sync         the functions for programs without an event loop
     cli          the ``asyncload`` command
 
 Importing this package imports nothing heavy: names are looked up when first used.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from . import report as report
     from . import serving as serving
     from . import sources as sources
+    from . import sync as sync
     from .errors import (
         AccessDenied,
         AsyncloadError,
@@ -146,7 +148,7 @@ _HOMES = {
     "serving._slot": ("ModelSlot",),
 }
 # Modules for users, imported when first named.
-_ROOMS = ("errors", "events", "interfaces", "manifest", "report", "serving", "sources")
+_ROOMS = ("errors", "events", "interfaces", "manifest", "report", "serving", "sources", "sync")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [

@@ -40,6 +40,7 @@ FLOORS = {
     "loader": 4,
     "serving": 4,
     "report": 4,
+    "sync": 5,
     "cli": 5,
     "_demo": 5,
     "_probe": 5,

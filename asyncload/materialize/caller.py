@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Protocol
 
-__all__ = ["Scopes", "capture_scopes"]
+__all__ = ["Asking", "Scopes", "capture_scopes"]
 
 
 class Scopes(Protocol):
@@ -40,6 +41,10 @@ class Scopes(Protocol):
         """Enter them until the block ends."""
         ...
 
+    def again(self) -> Scopes:
+        """Return the same for another load, as they were when they were captured."""
+        ...
+
     def rewind(self) -> None:
         """Begin anew: what comes next gets the names and seeds that an attempt has used up."""
         ...
@@ -49,8 +54,48 @@ class Scopes(Protocol):
         ...
 
 
+_asking: ContextVar[Asking | None] = ContextVar("asyncload_asking", default=None)
+
+
+class Asking:
+    """A thread that has another one ask for loads, and waits; made in the thread that waits."""
+
+    def __init__(self) -> None:
+        self._scopes = capture_scopes()
+        self._given: list[Scopes] = []
+        self._waits = True
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Have loads that are asked for in this context, and copies of it, be this thread's."""
+        token = _asking.set(self)
+        try:
+            yield
+        finally:
+            _asking.reset(token)
+
+    @property
+    def waits(self) -> bool:
+        """Whether that thread still does."""
+        return self._waits
+
+    def scopes(self) -> Scopes:
+        """Return what is set in the thread that waits, for one load."""
+        self._given.append(self._scopes.again())
+        return self._given[-1]
+
+    def hand_back(self) -> None:
+        """Set in the thread that waited what the loads left set; called in it, at the end."""
+        self._waits = False
+        for scopes in self._given:
+            scopes.hand_back()
+
+
 def capture_scopes() -> Scopes:
-    """Return what is set in this thread."""
+    """Return what is set in this thread, or in the thread that this one asks for."""
+    asking = _asking.get()
+    if asking is not None and asking.waits:
+        return asking.scopes()
     if "keras" not in sys.modules and "tensorflow" not in sys.modules:
         return _Later()
     from ._private import CapturedScopes
@@ -75,6 +120,11 @@ class _Later:
 
             self._scopes = CapturedScopes(nothing_of=self._thread)
         return self._scopes()
+
+    def again(self) -> Scopes:
+        made = _Later()
+        made._thread = self._thread
+        return made
 
     def rewind(self) -> None:
         if self._scopes is not None:

@@ -7,6 +7,7 @@ found by counting reads of `threading.local` while stock loaded; all of them are
 from __future__ import annotations
 
 import collections
+import copy
 import random
 import threading
 import types
@@ -179,6 +180,16 @@ class CapturedScopes:
                     self._keras = dict(vars(tracker))
         finally:
             _here.scopes = outer
+
+    def again(self) -> CapturedScopes:
+        """Return the same for another load, as they were when they were captured."""
+        made = copy.copy(self)
+        made._drawn, made._drawn_before = [], []
+        made._threads = [(each, _copied(values)) for each, values in self._threads]
+        made._names = _Names(self._names.shared)
+        made._keras = {**_copied(self._before), _NAMES: made._names}
+        made._before = dict(made._keras)
+        return made
 
     def rewind(self) -> None:
         """Begin anew: what comes next gets the names and seeds that an attempt has used up."""
