@@ -72,6 +72,7 @@ class Resources:
     def abandon(self) -> None:
         """Do so when the loop is closed; any thread may."""
         self.workers.abandon()
+        self.slabs.abandon()
         self.stores.abandon()
         self._close_the_rest()
 

@@ -166,6 +166,7 @@ class SlabPool:
         self.budget = Budget(STAGING)
         self._idle: defaultdict[int, list[SharedSlab]] = defaultdict(list)
         self._idle_bytes = 0
+        self._leased: weakref.WeakSet[SharedSlab] = weakref.WeakSet()
         self._closed = False
 
     @property
@@ -181,7 +182,11 @@ class SlabPool:
         Raises:
             MemoryLimitExceeded: the system refuses.
         """
-        size = slab_size(nbytes)
+        slab = self._lease(slab_size(nbytes))
+        self._leased.add(slab)
+        return slab
+
+    def _lease(self, size: int) -> SharedSlab:
         if size > REUSED_UP_TO:
             return SharedSlab(size)
         if self._idle[size]:
@@ -192,6 +197,7 @@ class SlabPool:
     def give_back(self, slab: SharedSlab) -> None:
         """Take back a slab that nobody reads or writes any more."""
         size = slab.nbytes
+        self._leased.discard(slab)
         if self._closed or not slab.handle.reusable or self._idle_bytes + size > _KEEP:
             slab.close()
             return
@@ -201,6 +207,12 @@ class SlabPool:
     def discard(self, slab: SharedSlab) -> None:
         """Take back a slab that somebody may still read or write: it is never reused."""
         slab.close()
+
+    def abandon(self) -> None:
+        """Close all slabs: nobody will give back those that are leased."""
+        self.close()
+        for slab in list(self._leased):
+            slab.close()
 
     def close(self) -> None:
         """Close the idle slabs now, and leased ones when they come back."""
