@@ -134,8 +134,8 @@ async def test_seconds_and_memory_of_workers_are_options(tmp_path: Path) -> None
     async with asyncload.Loader(max_worker_seconds=0.05) as loader:
         with pytest.raises(asyncload.TooLarge, match=r"0\.05 s.*Loader\(max_worker_seconds="):
             await loader.inspect(path)
-    async with asyncload.Loader(max_worker_memory="1MiB") as loader:
-        with pytest.raises(asyncload.TooLarge, match=r"1 MiB.*Loader\(max_worker_memory="):
+    async with asyncload.Loader(max_worker_memory="12MiB") as loader:
+        with pytest.raises(asyncload.TooLarge, match=r"12 MiB.*Loader\(max_worker_memory="):
             await loader.inspect(path)
     async with asyncload.Loader(max_worker_seconds=None, max_worker_memory=None) as loader:
         assert len((await loader.inspect(path)).tensors) == MANY
