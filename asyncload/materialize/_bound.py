@@ -88,8 +88,8 @@ class Bound:
         """
         self._check(arrays, keys, uri)
         _private.exchange(
-            (self._tensors[number], _private.as_tensor(arrays[key]))
-            for number, key in keys.variables.items()
+            (self._tensors[number], _private.as_tensor(keys.value(number, arrays)))
+            for number in keys.variables
         )
 
     def empty(self) -> None:
@@ -115,8 +115,9 @@ class Bound:
             tf.errors.OpError: a resource cannot be made or initialised.
         """
         self._check(arrays, keys, self._uri)
-        for number, key in with_rests(keys.variables.items()):
-            _private.assign(self._tensors[number], _private.as_tensor(arrays[key]))
+        for number in with_rests(keys.variables):
+            value = _private.as_tensor(keys.value(number, arrays))
+            _private.assign(self._tensors[number], value)
         for number, path in self._asset_paths(assets):
             self._tensors[number] = tf.constant(path)
         for number in self._creation_order():
@@ -156,7 +157,7 @@ class Bound:
     def _check(self, arrays: Mapping[str, Array], keys: CheckpointKeys, uri: str) -> None:
         problems = []
         for number, key in keys.variables.items():
-            variable, array = self.plan.variables[number], arrays[key]
+            variable, array = self.plan.variables[number], keys.value(number, arrays)
             if not _fits(variable, array):
                 shape, dtype = tf.TensorShape(variable.shape), tf.as_dtype(variable.dtype)
                 problems.append(

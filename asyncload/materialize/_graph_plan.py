@@ -117,11 +117,13 @@ class _Restored:
         node: the operation that does.
         values: the tensors of the checkpoint's values that it takes.
         keys: their names in the checkpoint.
+        parts: which part of each it takes, as `_part` reads it.
     """
 
     node: GraphNode
     values: tuple[Input, ...]
     keys: tuple[str, ...]
+    parts: tuple[tuple[slice, ...], ...]
 
 
 def _restored(model: GraphModel) -> dict[str, _Restored | None]:
@@ -145,10 +147,13 @@ def _filled(graph: Graph, node: GraphNode, values: list[Input]) -> _Restored | N
     if node.op not in _FILLS_VARIABLE and node.op != _FILLS_TABLE:
         return None
     sources = tuple(_through_identities(graph, value) for value in values)
-    keys = tuple(_key(graph, source) for source in sources)
-    if not all(keys):
+    read = [found for source in sources if (found := _read(graph, source)) is not None]
+    if not read or len(read) < len(sources):
         return None
-    return _Restored(node, sources, tuple(key for key in keys if key))
+    keys, parts = zip(*read, strict=True)
+    if node.op == _FILLS_TABLE and any(parts):
+        return None
+    return _Restored(node, sources, keys, parts)
 
 
 def _through_identities(graph: Graph, tensor: Input) -> Input:
@@ -159,8 +164,8 @@ def _through_identities(graph: Graph, tensor: Input) -> Input:
     return tensor
 
 
-def _key(graph: Graph, tensor: Input) -> str | None:
-    """Return the key of a tensor that is read whole from the checkpoint."""
+def _read(graph: Graph, tensor: Input) -> tuple[str, tuple[slice, ...]] | None:
+    """Return the key of a tensor that is read from the checkpoint, and which part of it is."""
     reads = graph[tensor[0]]
     if reads.op != _RESTORES or len(reads.inputs) != 3:
         return None
@@ -169,9 +174,21 @@ def _key(graph: Graph, tensor: Input) -> str | None:
         return None
     listed = tf.make_ndarray(names.attribute("value").tensor).ravel()
     parts = tf.make_ndarray(slices.attribute("value").tensor).ravel()
-    if tensor[1] >= min(len(listed), len(parts)) or parts[tensor[1]]:
+    if tensor[1] >= min(len(listed), len(parts)):
         return None
-    return str(listed[tensor[1]].decode())
+    return listed[tensor[1]].decode(), _part(parts[tensor[1]].decode())
+
+
+def _part(text: str) -> tuple[slice, ...]:
+    """Return what ``"6 2 0,3:-"`` says: the first 3 of 6 rows, all of 2 columns; empty for all.
+
+    (tensorflow/core/framework/tensor_slice.h)
+    """
+    part = []
+    for axis in text.rpartition(" ")[2].split(":") if text else ():
+        start, comma, length = axis.partition(",")
+        part.append(slice(int(start), int(start) + int(length)) if comma else slice(None))
+    return tuple(part)
 
 
 # --- the plan --------------------------------------------------------------------------------
@@ -189,6 +206,7 @@ class _Planning:
         self._waiting: list[str] = []
         self._variables: dict[int, str] = {}
         self._tables: dict[int, tuple[str, ...]] = {}
+        self._parts: dict[int, tuple[slice, ...]] = {}
 
     def add_signature(self, function: str, name: str, definition: Any) -> None:
         """Take a signature into the plan, as a function of that name."""
@@ -252,7 +270,7 @@ class _Planning:
         }
         if len(set(names)) < len(names) or inside & set(names):
             raise CannotBuildFast("it has resources that are shared by name")
-        self._plan.keys = CheckpointKeys(self._variables, self._tables)
+        self._plan.keys = CheckpointKeys(self._variables, self._tables, self._parts)
         return self._plan
 
     def _cut(
@@ -303,6 +321,8 @@ class _Planning:
             if len(filler.keys) != 1:
                 raise CannotBuildFast(f"its saver restores {node.name!r} from several values")
             self._variables[number] = filler.keys[0]
+            if filler.parts[0]:
+                self._parts[number] = filler.parts[0]
 
     def _add_table(self, node: GraphNode) -> None:
         number = self._numbers[node.name]

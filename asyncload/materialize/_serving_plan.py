@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy.typing as npt
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from asyncload.errors import Corrupt
@@ -29,6 +30,8 @@ __all__ = [
     "checkpoint_keys",
     "plan_serving",
 ]
+
+Array = npt.NDArray[Any]
 
 _CREATE, _INITIALISE = "_create_resource", "_initialize"
 _LIFE = (_CREATE, _INITIALISE, "_destroy_resource")
@@ -199,10 +202,17 @@ class CheckpointKeys:
     Attributes:
         variables: node -> key.
         tables: node -> the keys of its tensors, as its restoring function takes them.
+        parts: node -> which part of the tensor its value is, where it is not all.
     """
 
     variables: Mapping[int, str]
     tables: Mapping[int, tuple[str, ...]]
+    parts: Mapping[int, tuple[slice, ...]] = field(default_factory=dict)
+
+    def value(self, number: int, arrays: Mapping[str, Array]) -> Array:
+        """Return the value of a variable, out of arrays by their keys."""
+        array = arrays[self.variables[number]]
+        return array[self.parts[number]] if number in self.parts else array
 
     def all(self) -> set[str]:
         """Return every key."""

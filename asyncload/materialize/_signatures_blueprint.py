@@ -207,6 +207,8 @@ def _problem(plan: ServingPlan, parts: Functions) -> str | None:
     """Say what signatures need that may be changed by a call, or is elsewhere later."""
     if plan.assets.keys() & set(_captured(plan)):
         return "its functions read files"
+    if plan.keys is not None and plan.keys.parts:
+        return "its variables are parts of tensors"
     if plan.startup is not None:
         return "it is initialised by operations of its own"
     for resource in plan.resources.values():

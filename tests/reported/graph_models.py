@@ -314,6 +314,19 @@ def tables_by_name(path: Path) -> Calls:
     return [("serving_default", {"words": np.array([b"b", b"c"], object)})]
 
 
+def partitioned(path: Path, *, resource: bool) -> Calls:
+    """Variables that are parts of a tensor of the checkpoint, of several columns or rows."""
+    with graph() as session:
+        ids = v1.placeholder(tf.int64, [None], name="ids")
+        with v1.variable_scope("", partitioner=v1.fixed_size_partitioner(2), use_resource=resource):
+            embedding = v1.get_variable("e", [6, 2])
+        with v1.variable_scope("", partitioner=v1.fixed_size_partitioner(3, axis=1)):
+            wide = v1.get_variable("w", [2, 7], use_resource=resource)
+        found = tf.nn.embedding_lookup(embedding, ids) @ tf.convert_to_tensor(wide)
+        write(session, path, {"serving_default": signature({"ids": ids}, {"found": found})})
+    return [("serving_default", {"ids": np.array([0, 5, 3], np.int64)})]
+
+
 def frozen(path: Path) -> Calls:
     with graph() as session:
         x = v1.placeholder(tf.float32, [None, 2], name="x")
@@ -369,6 +382,8 @@ NATIVE: dict[str, Callable[[Path], Calls]] = {
     "tables": tables,
     UNINITIALISED: lambda path: tables(path, main_op=False),
     "tables by name": tables_by_name,
+    "partitioned, references": lambda path: partitioned(path, resource=False),
+    "partitioned": lambda path: partitioned(path, resource=True),
     "control flow of nodes": lambda path: control_flow(path, v2=False),
     "control flow of functions": lambda path: control_flow(path, v2=True),
     "functions": functions,
@@ -377,16 +392,6 @@ NATIVE: dict[str, Callable[[Path], Calls]] = {
     "local variables": local_variables,
     "frozen": frozen,
 }
-
-
-def partitioned(path: Path) -> Calls:
-    with graph() as session:
-        ids = v1.placeholder(tf.int64, [None], name="ids")
-        with v1.variable_scope("", partitioner=v1.fixed_size_partitioner(2)):
-            embedding = v1.get_variable("e", [6, 2])
-        found = tf.nn.embedding_lookup(embedding, ids)
-        write(session, path, {"serving_default": signature({"ids": ids}, {"found": found})})
-    return [("serving_default", {"ids": np.array([0, 5, 3], np.int64)})]
 
 
 def scattered(path: Path) -> Calls:
@@ -400,7 +405,6 @@ def scattered(path: Path) -> Calls:
 
 
 LEFT_TO_STOCK: dict[str, Callable[[Path], Calls]] = {
-    "partitioned": partitioned,
     "scattered": scattered,
 }
 
