@@ -43,6 +43,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .redaction import redacted, shown
+from .texts import printable, printable_lines
 
 __all__ = [
     "AccessDenied",
@@ -79,13 +80,14 @@ class AsyncloadError(Exception):
     """Base of every error asyncload raises on purpose.
 
     Args:
-        message: what was expected, what was found, and what to do.
+        message: what was expected, what was found, and what to do; kept with control characters
+            escaped, as it may quote names of a file.
         uri: the file or object concerned; kept without credentials.
         tensor: the tensor concerned, as the file names it.
     """
 
     def __init__(self, message: str, *, uri: str | None = None, tensor: str | None = None) -> None:
-        self.message = redacted(message)
+        self.message = printable_lines(redacted(message))
         super().__init__(self.message)
         self.uri = uri
         self.tensor = tensor
@@ -100,7 +102,8 @@ class AsyncloadError(Exception):
         self._uri = None if uri is None else shown(uri)
 
     def __str__(self) -> str:
-        where = [part for part in (self.uri, self.tensor and f"tensor {self.tensor!r}") if part]
+        uri = None if self.uri is None else printable(self.uri)
+        where = [part for part in (uri, self.tensor and f"tensor {self.tensor!r}") if part]
         return ": ".join([*where, self.message])
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["printable", "printable_lines"]
 
 
 def printable(text: str) -> str:
@@ -16,3 +16,8 @@ def printable(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, escaped as `printable` does it but for the ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))

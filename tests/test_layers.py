@@ -18,6 +18,7 @@ ROOT = Path(asyncload.__file__).parent
 # Room -> floor. A room imports from lower floors, and from itself.
 FLOORS = {
     "redaction": -1,
+    "texts": -1,
     "errors": 0,
     "events": 0,
     "manifest": 0,
@@ -29,7 +30,6 @@ FLOORS = {
     "forks": 0,
     "cpu_time": 0,
     "resting": 0,
-    "texts": 0,
     "sources": 1,
     "formats": 1,
     "codecs": 1,
@@ -53,7 +53,6 @@ NEIGHBOURS = {
     ("forks", "errors"),
     ("cpu_time", "forks"),
     ("collecting", "forks"),
-    ("manifest", "texts"),
     ("cli", "_demo"),
     ("_demo", "_probe"),
     ("formats", "codecs"),

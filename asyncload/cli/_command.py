@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 import asyncload
+from asyncload.texts import printable
 
-__all__ = ["AsJson", "Debug", "Uri", "app", "end_in_order", "guard", "print_json"]
+__all__ = ["AsJson", "Debug", "Uri", "app", "console", "end_in_order", "guard", "print_json"]
 
 app = typer.Typer(
     help="Load TensorFlow and Keras models without stalling an event loop.",
@@ -30,6 +32,7 @@ Uri = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 Debug = Annotated[bool, typer.Option("--debug", help="show the log, and the traceback of an error")]
 
+_ANY_WIDTH = 100_000  # columns, more than any row takes
 _INTERRUPTED, _TERMINATED = 130, 143  # what shells expect after SIGINT and SIGTERM
 
 
@@ -83,7 +86,7 @@ def _run(command: Callable[[], Awaitable[None]]) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     if isinstance(error, asyncload.AsyncloadError):
         return text
     if isinstance(error, ModuleNotFoundError) and error.name in ("tensorflow", "keras"):
@@ -92,6 +95,12 @@ def _one_line(error: Exception) -> str:
             "--weights to load the tensors alone"
         )
     return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def console() -> Console:
+    """Return what prints to standard output: each row on one line if that is not a terminal."""
+    made = Console()
+    return made if made.is_terminal else Console(width=_ANY_WIDTH)
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import asyncload
 from asyncload.events import Event
 from asyncload.redaction import shown
 from asyncload.report import ProgressReporter
+from asyncload.texts import printable
 
 from ._command import AsJson, Debug, Uri, app, end_in_order, guard, print_json
 
@@ -70,7 +71,7 @@ async def _ls(uri: str, *, long: bool, recursive: bool, as_json: bool) -> None:
         return
     size = max((len(f"{entry.size or 0}") for entry in entries), default=0)
     version = max((len(entry.version or "") for entry in entries), default=0)
-    lines = (_line(entry, size, version) if long else _printable(entry.name) for entry in entries)
+    lines = (_line(entry, size, version) if long else printable(entry.name) for entry in entries)
     typer.echo("".join(f"{line}\n" for line in lines), nl=False)
 
 
@@ -82,21 +83,12 @@ def _entry_json(entry: asyncload.ListEntry) -> dict[str, Any]:
 def _line(entry: asyncload.ListEntry, size: int, version: int) -> str:
     number = "-" if entry.size is None else f"{entry.size}"
     modified = "-" if entry.modified is None else _time(entry.modified)
-    name = _printable(entry.name)
+    name = printable(entry.name)
     return f"{number:>{size}}  {modified:<20}  {entry.version or '-':<{version}}  {name}"
 
 
 def _time(moment: dt.datetime) -> str:
     return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _printable(name: str) -> str:
-    """Return a name as a terminal may get it: stores take names that hold control characters."""
-    if name.isprintable():
-        return name
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name
-    )
 
 
 # --- fetch -------------------------------------------------------------------------------
@@ -118,7 +110,9 @@ async def _fetch(
     count = f"{len(fetched.files):,} file{'s' if len(fetched.files) != 1 else ''}"
     here = fetched.nbytes - fetched.fetched
     before = f", of which {decimal(here)} were there" if here else ""
-    typer.echo(f"{fetched.path}: {count}, {decimal(fetched.nbytes)}{before} ({seconds:.1f} s)")
+    typer.echo(
+        f"{printable(fetched.path)}: {count}, {decimal(fetched.nbytes)}{before} ({seconds:.1f} s)"
+    )
 
 
 def _ignore(event: Event) -> None:

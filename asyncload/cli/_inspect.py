@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 import asyncload
 from asyncload.manifest import Encoding, Manifest
+from asyncload.texts import printable
 
-from ._command import AsJson, Debug, Uri, app, guard, print_json
+from ._command import AsJson, Debug, Uri, app, console, guard, print_json
 
 __all__: list[str] = []
 
@@ -60,8 +60,9 @@ def _manifest_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _print_manifest(manifest: Manifest) -> None:
-    console = Console()
-    table = Table(title=Text(f"{Path(manifest.uri).name}: {manifest.format}"), title_justify="left")
+    out = console()
+    title = Text(printable(f"{Path(manifest.uri).name}: {manifest.format}"))
+    table = Table(title=title, title_justify="left")
     for heading, justify in (
         ("tensor", "left"), ("dtype", "left"), ("shape", "left"), ("bytes", "right"),
         ("encoding", "left"),
@@ -70,17 +71,17 @@ def _print_manifest(manifest: Manifest) -> None:
     for entry in manifest.tensors.values():
         shape = " × ".join(map(str, entry.shape)) or "scalar"
         decoded, encoding = decimal(entry.nbytes), _encoding(entry.encoding)
-        table.add_row(Text(entry.name), entry.dtype, shape, decoded, encoding)
-    console.print(table)
+        table.add_row(Text(printable(entry.name)), entry.dtype, shape, decoded, encoding)
+    out.print(table)
     for kind, sizes in (
         ("document", {name: len(data) for name, data in manifest.documents.items()}),
         ("asset", {name: entry.nbytes for name, entry in manifest.assets.items()}),
     ):
         for name, size in sizes.items():
-            console.print(Text(f"{kind} {name}: {decimal(size)}"))
+            out.print(Text(f"{kind} {printable(name)}: {decimal(size)}"))
     for name, reason in manifest.left_out.items():
-        console.print(Text(f"left out {name}: {reason}"))
-    console.print(
+        out.print(Text(printable(f"left out {name}: {reason}")))
+    out.print(
         f"{len(manifest.tensors):,} tensors, {decimal(manifest.nbytes)} "
         f"in {len(manifest.files)} file{'s' if len(manifest.files) != 1 else ''}",
         highlight=False,

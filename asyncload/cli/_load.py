@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -17,8 +16,9 @@ import asyncload
 from asyncload.events import Event, FellBack, Indexed
 from asyncload.redaction import shown
 from asyncload.report import ProgressReporter, Timeline
+from asyncload.texts import printable
 
-from ._command import AsJson, Debug, Uri, app, guard, print_json
+from ._command import AsJson, Debug, Uri, app, console, guard, print_json
 
 __all__: list[str] = []
 
@@ -158,17 +158,17 @@ def _call(signature: asyncload.Signature) -> str:
 
 
 def _print_summary(summary: dict[str, Any], timeline: Timeline) -> None:
-    console = Console()
+    out = console()
     table = Table.grid(padding=(0, 2))
     for key, value in summary.items():
         if key == "fell_back":
             continue
-        table.add_row(Text(key, style="bold"), Text(_shown(key, value)))
+        table.add_row(Text(key, style="bold"), Text(printable(_shown(key, value))))
     for reason in summary["fell_back"]:
-        table.add_row(Text("slower way", style="bold yellow"), Text(reason))
-    console.print(table)
-    console.print()
-    console.print(timeline)
+        table.add_row(Text("slower way", style="bold yellow"), Text(printable(reason)))
+    out.print(table)
+    out.print()
+    out.print(timeline)
 
 
 def _shown(key: str, value: Any) -> str:

@@ -13,6 +13,7 @@ from asyncload.errors import LoaderClosed
 from asyncload.events import Event, Finished, Progress
 from asyncload.forks import Origin
 from asyncload.interfaces import Urgency
+from asyncload.texts import printable
 
 from ._brief import brief
 from ._options import Priority
@@ -251,4 +252,4 @@ class Load(Generic[Result]):
             self._future.set_exception(failure)
 
     def __repr__(self) -> str:
-        return f"<Load of {self.uri}: {self.progress.stage}>"
+        return f"<Load of {printable(self.uri)}: {self.progress.stage}>"

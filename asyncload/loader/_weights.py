@@ -8,6 +8,7 @@ from typing import Any
 import numpy.typing as npt
 
 from asyncload.manifest import Manifest
+from asyncload.texts import printable
 
 __all__ = ["Weights"]
 
@@ -51,4 +52,5 @@ class Weights(Mapping[str, Array]):
         return sum(array.nbytes for array in self._arrays.values())
 
     def __repr__(self) -> str:
-        return f"<Weights of {self.manifest.uri}: {len(self)} tensors, {self.nbytes:,} bytes>"
+        uri = printable(self.manifest.uri)
+        return f"<Weights of {uri}: {len(self)} tensors, {self.nbytes:,} bytes>"

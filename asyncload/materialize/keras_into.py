@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asyncload.errors import MismatchError
+from asyncload.texts import printable_lines
 
 from . import _private
 from ._positions import match_by_name, match_by_position, parse_order
@@ -228,4 +229,4 @@ class NamedAssignment(_Assignment):
 
 def _warn(uri: str, lines: list[str]) -> None:
     listing = "\n  ".join(lines)
-    warnings.warn(f"{uri}: left as it was:\n  {listing}", stacklevel=2)
+    warnings.warn(printable_lines(f"{uri}: left as it was:\n  {listing}"), stacklevel=2)

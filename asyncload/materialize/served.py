@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 from asyncload.forks import Origin
+from asyncload.texts import printable
 
 __all__ = ["Signature", "Signatures"]
 
@@ -100,7 +101,8 @@ class Signature:
         )
 
     def __repr__(self) -> str:
-        return f"<Signature {self.name!r}: {self._listing()} -> {', '.join(self.outputs)}>"
+        outputs = ", ".join(self.outputs)
+        return printable(f"<Signature {self.name!r}: {self._listing()} -> {outputs}>")
 
 
 class Signatures(Mapping[str, Signature]):
@@ -150,4 +152,4 @@ class Signatures(Mapping[str, Signature]):
         return self._signatures[_DEFAULT](*args, **inputs)
 
     def __repr__(self) -> str:
-        return f"<Signatures of {self.uri}: {', '.join(self)}>"
+        return printable(f"<Signatures of {self.uri}: {', '.join(self)}>")

@@ -24,11 +24,14 @@ from asyncload.events import (
     TensorReady,
     advance,
 )
+from asyncload.texts import printable
 
 __all__ = ["ProgressReporter"]
 
 _REFRESH = 10  # frames a second
 _NAME = 24  # columns; the bar takes what the rest leaves
+_BAR = 24  # columns, where there is no terminal, and so no width
+_ANY_WIDTH = 100_000  # columns, more than any row takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,9 @@ class ProgressReporter:
     """
 
     def __init__(self, *, console: Console | None = None, transient: bool = False) -> None:
-        self._console = console if console is not None else Console(stderr=True)
+        self._console = Console(stderr=True) if console is None else console
+        if console is None and not self._console.is_terminal:
+            self._console = Console(stderr=True, width=_ANY_WIDTH)  # each load on one line
         self._transient = transient
         self._rows: dict[tuple[str, int], _Row] = {}
         self._live: Live | None = None
@@ -106,16 +111,22 @@ class ProgressReporter:
 
     def __rich__(self) -> Table:
         """Return the bars as they stand."""
-        table = Table.grid(padding=(0, 1), expand=True)
-        table.add_column(no_wrap=True)
-        table.add_column(ratio=1, min_width=8)
+        whole = not self._console.is_terminal
+        table = Table.grid(padding=(0, 1), expand=not whole)
+        table.add_column(no_wrap=not whole, overflow="fold")
+        table.add_column(ratio=None if whole else 1, min_width=8, max_width=_BAR if whole else None)
         for _ in range(4):
             table.add_column(no_wrap=True)
         now = time.perf_counter()
         # A copy: the loop's thread adds rows while Rich's thread draws them.
         for (uri, _), row in list(self._rows.items()):
             table.add_row(
-                _short(uri), _bar(row), _bytes(row), _rate(row), _stage(row), _elapsed(row, now)
+                _name(uri, whole=whole),
+                _bar(row),
+                _bytes(row),
+                _rate(row),
+                _stage(row),
+                _elapsed(row, now),
             )
         return table
 
@@ -137,8 +148,10 @@ def _after(row: _Row, event: Event) -> _Row:
             return row
 
 
-def _short(uri: str) -> Text:
-    return Text(uri if len(uri) <= _NAME else "…" + uri[1 - _NAME :], style="bold")
+def _name(uri: str, *, whole: bool) -> Text:
+    name = printable(uri)
+    fits = whole or len(name) <= _NAME
+    return Text(name if fits else "…" + name[1 - _NAME :], style="bold")
 
 
 def _bar(row: _Row) -> ProgressBar:
