@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from asyncload.errors import Corrupt, TooLarge
 from asyncload.interfaces import Limits
 
@@ -32,6 +34,9 @@ _LONG = frozenset(
         "vocabulary",
     }
 )
+_DEPTH = 8  # of as many values as there may be, on average; in models of keras.applications, 6
+_STEPS = np.zeros(256, np.int8)  # into and out of lists and objects
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 # Numbers of which Keras makes lists as long, whatever a file stores.
 _COUNTS = {"ngrams": 1_000, "num_classes": 1_000_000, "num_thresholds": 100_000}
 
@@ -78,6 +83,7 @@ def parse_object(
         short, lists = long_lists(text)
         if limits is not None:
             _check_nodes(short, b"[{,", name, uri, limits)
+            _check_depth(short, name, uri, limits)
         hook = functools.partial(_taken, lists, uri, limits is not None)
         config = json.loads(short, object_hook=hook)
     except TooLarge:
@@ -98,6 +104,23 @@ def _check_nodes(text: bytes, marks: bytes, name: str, uri: str, limits: Limits)
         raise TooLarge(
             f"{name} has {nodes:,} values, besides long lists of numbers and words; at most "
             f"{limits.nodes:,} are accepted. {limits.remedy(nodes=nodes)}",
+            uri=uri,
+        )
+
+
+def _check_depth(text: bytes, name: str, uri: str, limits: Limits) -> None:
+    """Refuse many values within many objects: Keras' errors hold a text of each of these whole."""
+    total, depth = 0, 0
+    for start in range(0, len(text), _COUNTED):
+        signs = np.frombuffer(text, np.uint8, min(_COUNTED, len(text) - start), start)
+        depths = depth + np.cumsum(_STEPS[signs], dtype=np.int64)
+        total += int(depths[signs == ord(",")].sum())
+        depth = int(depths[-1])
+    if total > _DEPTH * limits.nodes:
+        raise TooLarge(
+            f"{name} has many values within lists and objects that are within others: the sum of "
+            f"their depths is {total:,}; at most {_DEPTH * limits.nodes:,} is accepted. "
+            f"{limits.remedy(nodes=total // _DEPTH + 1)}",
             uri=uri,
         )
 

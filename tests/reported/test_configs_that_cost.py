@@ -56,6 +56,9 @@ def too_much(config: Node) -> dict[str, Node]:
     relu = [layer("ReLU", name=f"d{number}") for number in range(100_000)]
     shape = {**first, "config": {**first["config"], "batch_shape": [None] * 1_000_000}}
     activation = {**second, "config": {**second["config"], "activation": [None] * 1_000_000}}
+    nested = {**second, "config": {**second["config"], "nonsense": [[1]] * 50_000}}
+    for number in range(40):  # each of whose errors would hold the text of all within
+        nested = layer("Sequential", "keras", name=f"s{number}", layers=[first, nested])
     vectorization = layer("TextVectorization", ngrams=1 << 31)
     return {
         "values": changed(config, layers=[first, second, *[None] * 1_000_000]),
@@ -64,6 +67,7 @@ def too_much(config: Node) -> dict[str, Node]:
         "layers": changed(config, layers=[first, *relu]),
         "batch_shape": changed(config, layers=[shape, second]),
         "activation": changed(config, layers=[first, activation]),
+        "depths": nested,
         "num_thresholds": {**config, **metric("AUC", num_thresholds=1 << 31)},
         "num_classes": {**config, **metric("MeanIoU", num_classes=1 << 31)},
         "bytes of variables": {**config, **metric("MeanIoU", num_classes=100_000)},

@@ -35,7 +35,7 @@ from ._lookups import (
     quick_snake_case,
 )
 from ._state import copying_for_own_ways, quick_walk
-from ._vocabularies import finding_repeated_tokens, tabling_tokens
+from ._vocabularies import in_parts
 
 __all__ = [
     "Skeleton",
@@ -70,9 +70,7 @@ def _install() -> None:
         tree.is_nested = quick_is_nested(tree.is_nested)
         tree.flatten = quick_flatten(tree.flatten, tree.is_nested)
         tree.map_structure = quick_map_structure(tree.map_structure, tree.is_nested)
-        lookup = IndexLookup
-        lookup._find_repeated_tokens = finding_repeated_tokens(lookup._find_repeated_tokens)
-        lookup._lookup_table_from_tokens = tabling_tokens(lookup._lookup_table_from_tokens)
+        in_parts(IndexLookup)
         naming.to_snake_case = quick_snake_case(naming.to_snake_case)
         for module in (operation, layer):
             module.inspect = quick_inspect(module.inspect)

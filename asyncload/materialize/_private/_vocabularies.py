@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from ._variables import in_skeleton, rest_in_skeleton
 
-__all__ = ["finding_repeated_tokens", "tabling_tokens"]
+__all__ = ["in_parts"]
 
 _MANY = 20_000  # words
 
@@ -30,7 +30,18 @@ def _parts(tokens: Any) -> Any:
         yield tokens[start : start + _MANY]
 
 
-def finding_repeated_tokens(stock: Callable[..., Any]) -> Callable[..., Any]:
+def in_parts(layer: Any) -> None:
+    """Override what a class of lookup layers does with its words, as far as it still does it so."""
+    for name, override in (
+        ("_find_repeated_tokens", _finding_repeated_tokens),
+        ("_lookup_table_from_tokens", _tabling_tokens),
+    ):
+        stock = getattr(layer, name, None)
+        if stock is not None:
+            setattr(layer, name, override(stock))
+
+
+def _finding_repeated_tokens(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Override ``IndexLookup._find_repeated_tokens``: none, in the case of most."""
 
     @functools.wraps(stock)
@@ -49,7 +60,7 @@ def finding_repeated_tokens(stock: Callable[..., Any]) -> Callable[..., Any]:
     return _find_repeated_tokens
 
 
-def tabling_tokens(stock: Callable[..., Any]) -> Callable[..., Any]:
+def _tabling_tokens(stock: Callable[..., Any]) -> Callable[..., Any]:
     """Override ``IndexLookup._lookup_table_from_tokens``: TensorFlow is given a tensor."""
 
     @functools.wraps(stock)
