@@ -18,6 +18,9 @@ from tests.reported.web_server import Asked, Reply, ranged, serving
 from tests.servers.azurite import Azurite
 from tests.servers.rgw import Rgw
 
+# Nothing here depends on the loop.
+pytestmark = pytest.mark.either_loop
+
 # What careless clients take for one another.
 PLAIN = ("x", "a/b", "b", "a", "ab", "a b")
 EXACT = [

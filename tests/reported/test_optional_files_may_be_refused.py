@@ -15,6 +15,9 @@ import asyncload
 from asyncload.errors import AsyncloadError
 from tests.reported.web_server import Asked, Reply, Server, ranged, serving
 
+# Nothing here depends on the loop.
+pytestmark = pytest.mark.either_loop
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
