@@ -22,10 +22,12 @@ _OWED = 0.5  # seconds of rest, at most, that one stretch of work can put off
 _MADE_UP = 0.02
 
 _SAMPLES = 5  # that are averaged: a single one sees a request, or none
-_WHILE = 0.5  # seconds over which it is told whether a program leaves half of the CPUs
-# A program leaves half until it is busier than the second, and does so again below the first: the
-# loop's part in a load counts as the program's.
-_LEAVES, _TAKES = 0.5, 0.6
+_HALF_BUSY = 0.5  # of all CPUs
+# Loads that go fast keep a program from its work, which then looks less busy than it would be. So
+# now and then they go slowly, and what it does in that time is what counts.
+_LITTLE = 0.25  # of all CPUs: no program that wants half has that little, whatever loads do
+_ENOUGH = 0.15  # seconds of looking at a program that does more than a little
+_WHILE = 0.5  # seconds for which that holds; and for which it is looked at, at most
 
 
 def share_beside(busy: float) -> float:
@@ -51,50 +53,74 @@ class Busyness:
         cpus: that it may use; not always a whole number.
 
     Attributes:
-        leaves_half: whether it leaves half of them, in the last half second. Of a program whose
+        leaves_half: whether it leaves half of them, and loads may go fast. Of a program whose
             threads cannot be told from those that load it is taken to be so.
     """
 
     def __init__(self, cpus: float) -> None:
         self._cpus = cpus
-        self._samples: deque[tuple[float, float]] = deque()
+        self._samples: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
+        self._slow: deque[tuple[float, float]] = deque()  # samples while loads go slowly
+        self._fast_since = 0.0
+        self._were_fast = False
         self.leaves_half = False
+
+    @property
+    def _has_looked(self) -> bool:
+        return self._slow[-1][0] - self._slow[0][0] >= _ENOUGH
 
     @property
     def is_known(self) -> bool:
         """Whether there were calls enough for an average."""
-        return len(self._samples) >= _SAMPLES
+        return len(self._samples) == self._samples.maxlen
 
     def begin(self) -> None:
         """Forget what was before."""
         self._samples.clear()
-        self.leaves_half = False
         self.sample()
+        self._slow_down(were_fast=False)
 
     def share(self) -> float:
         """Return what loads may take now: see `share_beside`.
 
-        A program that does something is taken for a busy one until there is an average.
+        A program that does something is taken for a busy one until there is an average; and after
+        loads went fast, until it was looked at while they hardly go at all.
         """
         busy = self.sample()
-        self.leaves_half = self._since(0) < (_TAKES if self.leaves_half else _LEAVES)
+        self._decide(busy)
+        if self._were_fast and not self.leaves_half and not self._has_looked:
+            return LEAST
         return LEAST if busy > _IDLE and not self.is_known else share_beside(busy)
+
+    def _decide(self, busy: float) -> None:
+        now, _ = self._samples[-1]
+        if self.leaves_half:
+            if busy > _LITTLE and now - self._fast_since > _WHILE:
+                self._slow_down(were_fast=True)
+            return
+        self._slow.append(self._samples[-1])
+        while self._slow[1][0] < now - _WHILE:
+            self._slow.popleft()
+        found = self._busy_between(self._slow[0], self._slow[-1])
+        is_idle = found <= _IDLE and not self._were_fast
+        if is_idle or (self._has_looked and found < _HALF_BUSY):
+            self.leaves_half = True
+            self._fast_since = now if self._has_looked else now - _WHILE
+
+    def _slow_down(self, *, were_fast: bool) -> None:
+        """Have loads go slowly, and look at what the program does meanwhile."""
+        self.leaves_half, self._were_fast = False, were_fast
+        self._slow.clear()
+        self._slow.append(self._samples[-1])
 
     def sample(self) -> float:
         """Return how busy it was in the last few intervals between calls, from 0 to 1."""
-        seconds, now = program_seconds(), time.perf_counter()
-        if seconds is None:
-            seconds = 0.0
-        while self.is_known and self._samples[1][0] < now - _WHILE:
-            self._samples.popleft()
-        self._samples.append((now, seconds))
-        return self._since(-_SAMPLES)
+        self._samples.append((time.perf_counter(), program_seconds() or 0.0))
+        return self._busy_between(self._samples[0], self._samples[-1])
 
-    def _since(self, index: int) -> float:
-        begin, before = self._samples[max(index, -len(self._samples))]
-        now, seconds = self._samples[-1]
-        elapsed = (now - begin) * self._cpus
-        return min(1.0, max(0.0, (seconds - before) / elapsed)) if elapsed > 0 else 0.0
+    def _busy_between(self, begin: tuple[float, float], end: tuple[float, float]) -> float:
+        elapsed = (end[0] - begin[0]) * self._cpus
+        return min(1.0, max(0.0, (end[1] - begin[1]) / elapsed)) if elapsed > 0 else 0.0
 
 
 class _Debt:

@@ -182,6 +182,23 @@ def test_who_leaves_half_does_so_for_a_while() -> None:
         pass
 
 
+def test_what_fast_loads_put_off_is_looked_at_while_they_hardly_go() -> None:
+    busyness = Busyness(0.1)
+    busyness.begin()
+    while not leaves_half(busyness, time.sleep):
+        pass
+    shares: list[float] = []
+    while not shares or busyness.leaves_half:
+        work(0.02)
+        shares.append(busyness.share())
+    assert shares[-1] == LEAST
+    time.sleep(0.02)
+    assert busyness.share() == LEAST  # a little later, the program may do nothing
+    while not leaves_half(busyness, time.sleep):
+        pass
+    assert busyness.share() == 1
+
+
 def test_threads_of_ours_are_not_the_program() -> None:
     with ThreadPoolExecutor(1, initializer=count_as_ours) as threads:
         threads.submit(int).result()
