@@ -23,6 +23,7 @@ from anyio.from_thread import BlockingPortal
 
 from asyncload.forks import OwnLock, in_each_fork
 from asyncload.loader import _default
+from asyncload.loader._brief import Brief
 from asyncload.materialize.caller import Asking
 
 __all__ = [
@@ -138,7 +139,8 @@ def run(
     with asking.begun():
         future = portal.start_task_soon(functools.partial(function, *args, **kwargs))
     try:
-        return future.result()
+        with Brief():
+            return future.result()
     except BaseException:
         future.cancel()
         raise
@@ -170,7 +172,8 @@ def _blocking(
 
     @functools.wraps(function)
     def call(*args: Params.args, **kwargs: Params.kwargs) -> Result:
-        return run(function, *args, **kwargs)
+        with Brief():
+            return run(function, *args, **kwargs)
 
     call.__module__ = __name__
     return cast("Callable[Params, Result]", call)
@@ -183,7 +186,7 @@ def _iterating(
 
     @functools.wraps(function)
     def call(*args: Params.args, **kwargs: Params.kwargs) -> Iterator[Item]:
-        with _pumped(functools.partial(function, *args, **kwargs)) as items:
+        with Brief(), _pumped(functools.partial(function, *args, **kwargs)) as items:
             yield from items
 
     call.__module__ = __name__

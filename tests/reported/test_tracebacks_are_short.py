@@ -67,6 +67,22 @@ async def test_a_wrong_path_takes_a_dozen_lines(
     assert isinstance(error.__context__ or error, FileNotFoundError)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [asyncload.sync.load, asyncload.sync.inspect, lambda uri: list(asyncload.sync.stream(uri))],
+)
+def test_so_it_is_without_an_event_loop(call: Callable[[Path], Any], tmp_path: Path) -> None:
+    try:
+        with pytest.raises(asyncload.NotFound) as caught:
+            call(tmp_path / "none.keras")
+    finally:
+        asyncload.sync.close()
+    lines = "".join(traceback.format_exception(caught.value)).splitlines()
+    assert len(lines) <= LINES
+    assert not any(text in line for line in lines for text in CHAINED)
+    assert not any(str(Path(asyncload.__file__).parent) in line for line in lines)
+
+
 async def test_a_foreign_cause_is_kept_and_takes_one_block(tmp_path: Path) -> None:
     (tmp_path / "w.npz").write_bytes(b"PK\x03\x04 and no more")
     error, lines = await text_of(lambda: asyncload.load_weights(tmp_path / "w.npz"))
