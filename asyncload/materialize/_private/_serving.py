@@ -16,6 +16,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from tensorflow.core.framework import node_def_pb2
 from tensorflow.python.eager import context
 from tensorflow.python.framework import constant_op, op_def_registry, ops, tensor, tensor_util
@@ -132,6 +133,7 @@ class UnknownOperation(Exception):
 
 
 _known: dict[str, _Traits] = {}
+_required: dict[str, frozenset[str]] = {}  # attributes that an operation has no default of
 
 
 def _traits(operation: str) -> _Traits:
@@ -141,6 +143,9 @@ def _traits(operation: str) -> _Traits:
         if declared is None:  # not kept: a library that has it may yet be loaded
             return _UNKNOWN
         traits = _known[operation] = _declared_traits(declared)
+        _required[operation] = frozenset(
+            each.name for each in declared.attr if not each.HasField("default_value")
+        )
     return traits
 
 
@@ -190,6 +195,9 @@ class Draft:
         traits = _traits(node.op)
         if traits is _UNKNOWN and node.op not in functions:
             raise UnknownOperation(f"nobody has registered the operation {node.op!r}")
+        if not _required.get(node.op, frozenset()).issubset(each.key for each in node.attr):
+            # TensorFlow's optimisers end the process where they look for it.
+            raise DecodeError(f"{node.op} is without an attribute that it needs")
         if traits is not _PLAIN:
             whole = node_def_pb2.NodeDef.FromString(bytes(content))
             whole.attr.pop(_INFERRED, None)
