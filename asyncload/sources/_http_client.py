@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 Tls = ssl.SSLContext | None
 
 # What a request may end in beside an answer.
-FAILURES = (ClientError, OSError, TimeoutError, BadRedirect)
+FAILURES = (ClientError, OSError, TimeoutError, ValueError)  # the last for what is no URL
 
 _STATED = 5.0  # seconds; what does not answer states nothing
 _LINE = 64 << 10  # bytes of one header: signed URLs of redirects have thousands

@@ -21,7 +21,7 @@ from ._http_client import FAILURES, Answer, HttpClient, trusting
 from ._http_errors import passes, unanswered
 from ._object_stores import NoRanges
 from ._object_version import Version, changed
-from ._redirects import BadRedirect, Request, origin
+from ._redirects import Request, origin
 from ._request_limit import RequestLimit
 from ._stated import checksum_in
 from ._storage_options import StorageOptions
@@ -223,7 +223,7 @@ class HttpStore:
                         pauses.give_up()
                 except FAILURES as error:
                     failure = unanswered(error, uri)
-                    if isinstance(error, BadRedirect):
+                    if isinstance(error, ValueError):  # BadRedirect, or a host that has no form
                         pauses.give_up()
                 await pauses.pause(failure)
             yield answer

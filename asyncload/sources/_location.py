@@ -144,7 +144,12 @@ def _in_a_store(kind: str, rest: str, uri: str) -> Location:
 
 
 def _on_a_server(url: str) -> Location:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")  # what has no such form has no address
+        parts.port  # noqa: B018  is judged when it is asked for
+    except ValueError as error:
+        raise SourceError(f"is no URL: {error}", uri=url) from error
     if not parts.hostname:
         raise SourceError("names no host; expected https://host/path", uri=url)
     if _CONTROL.search(url):

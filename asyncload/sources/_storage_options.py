@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 __all__ = ["StorageOptions", "Timeouts"]
 
 PART = 8 << 20  # bytes of one request
+
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class StorageOptions:
             value, least = own.get(name), 0 if name == "retries" else 1
             if value is not None and (type(value) is not int or value < least):
                 raise ValueError(f"storage_options[{name!r}] is {least} or more, not {value!r}")
+        if "headers" in own:
+            _expect_headers(own["headers"] or {})
         if "timeouts" in own:
             own["timeouts"] = _timeouts(own["timeouts"])
         return cls(**{k: v for k, v in own.items() if v is not None}, config=config)
@@ -95,6 +101,14 @@ def _expect(own: Mapping[str, Any], kind: type, *names: str) -> None:
         if value is not None and not isinstance(value, kind):
             found = type(value).__name__  # the value may be a secret
             raise ValueError(f"storage_options[{name!r}] is a {kind.__name__}, not a {found}")
+
+
+def _expect_headers(headers: Mapping[Any, Any]) -> None:
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"storage_options['headers'] has {name!r}, which is no header's name")
+        if not isinstance(value, str) or _CONTROL.search(value):  # which may be a secret
+            raise ValueError(f"storage_options['headers'][{name!r}] is a text of one line")
 
 
 def _timeouts(given: Mapping[str, Any]) -> Timeouts:

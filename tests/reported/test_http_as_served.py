@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 import asyncload
-from asyncload.errors import NotFound, TransferFailed
+from asyncload.errors import NotFound, SourceError, TransferFailed
 from tests.reported.web_server import Asked, Reply, ranged, serving
 
 VALUES = np.arange(400_000, dtype=np.float32)
@@ -71,6 +71,17 @@ async def test_what_get_says_counts(loader: asyncload.Loader) -> None:
     with (
         serving(lambda asked: Reply(405 if asked.method == "HEAD" else 404)) as server,
         pytest.raises(NotFound),
+    ):
+        await loader.load_weights(f"{server.url}/m.safetensors")
+
+
+@pytest.mark.parametrize("host", ["h:abc", "127.0.0.1:99999", "[::1", "...", "a" * 300])
+async def test_what_is_no_url(host: str, loader: asyncload.Loader) -> None:
+    with pytest.raises(SourceError, match="is no URL"):
+        await loader.load_weights(f"http://{host}/m.safetensors")
+    with (
+        serving(lambda _: Reply(302, headers={"Location": f"http://{host}/"})) as server,
+        pytest.raises(TransferFailed),
     ):
         await loader.load_weights(f"{server.url}/m.safetensors")
 
