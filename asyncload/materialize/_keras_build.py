@@ -175,6 +175,8 @@ class KerasBuild(ABC):
                 ),
             )
         origins.clear()
+        _private.free_when_dropped(self._model, self._skeleton.made)
+        self._skeleton.made.clear()
 
     def _note(self, names: Iterable[str]) -> None:
         for name in names:

@@ -28,6 +28,8 @@ For Keras models:
 - what a name in a config stands for is looked up as Keras looks it up (`_names`);
 - models that Keras 2 described are made by the functions of Keras' own legacy loader (`_legacy`);
 - a variable that lives gets its new value through ``AssignVariableOp`` (`_assign`);
+- what a dropped model leaves is found as the garbage collector finds it, and taken apart
+  (`_dropped`);
 - what a model has besides the values of its variables is known and compared, and a variable is
   emptied by a value of another shape (`_rebind`).
 
@@ -59,6 +61,7 @@ from ._build import (
     safe_mode_here,
 )
 from ._caller import CapturedScopes
+from ._dropped import free_when_dropped
 from ._legacy import build_legacy, compile_legacy, parse_legacy
 from ._names import Named, is_part_of_a_model, is_stored_by_name, named, reads_vocabularies
 from ._rebind import KerasState, detach_derived, drop, exchange, settings
@@ -124,6 +127,7 @@ __all__ = [
     "encode_structure",
     "exchange",
     "fast_path",
+    "free_when_dropped",
     "global_restorables",
     "has_values",
     "input_name",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from keras.src.layers.layer import Layer
 
 from asyncload.materialize._long_lists import LongList
 
-from ._variables import in_skeleton, rest_in_skeleton
+from ._variables import here, in_skeleton, rest_in_skeleton
 
 __all__ = ["untracked_when_plain"]
 
@@ -46,6 +47,8 @@ def untracked_when_plain(stock: Callable[[Any, str, Any], None]) -> Callable[...
             object.__setattr__(self, name, value)
         else:
             rest_in_skeleton()
+            if name == "_tracker" and in_skeleton():  # which each layer gets first, and once
+                here.made.append(weakref.ref(self))
             stock(self, name, value)
 
     return __setattr__

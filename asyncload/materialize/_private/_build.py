@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from keras.src.backend.common import global_state
 from keras.src.backend.tensorflow.optimizer import TFOptimizer
 from keras.src.layers import layer
 from keras.src.layers.preprocessing.index_lookup import IndexLookup
+from keras.src.models import functional
 from keras.src.ops import operation
 from keras.src.saving import saving_lib, serialization_lib
 from keras.src.saving.object_registration import get_registered_object
@@ -25,6 +27,7 @@ from asyncload.materialize._turn import with_rests
 
 from . import _caller, _variables
 from ._attributes import untracked_when_plain
+from ._dropped import noting_layers
 from ._lookups import (
     forget,
     quick_flatten,
@@ -74,6 +77,9 @@ def _install() -> None:
         naming.to_snake_case = quick_snake_case(naming.to_snake_case)
         for module in (operation, layer):
             module.inspect = quick_inspect(module.inspect)
+        functional.deserialize_node = noting_layers(
+            functional.deserialize_node, _variables.note_layers
+        )
         saving_lib._load_state = copying_for_own_ways(saving_lib._load_state)
         saving_lib._walk_saveable = quick_walk(saving_lib._walk_saveable)
 
@@ -91,6 +97,7 @@ class Skeleton:
     Attributes:
         origins: variables and the arrays that they were assigned, in order. Who is done with them
             clears it.
+        made: layers that were made, models that Keras made on its way among them.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -99,18 +106,24 @@ class Skeleton:
         self._timer = _variables.Timer(math.inf if seconds is None else seconds)
         self._unbound: dict[int, tuple[Any, str]] = {}
         self.origins: list[tuple[Any, _variables.Array]] = []
+        self.made: list[weakref.ref[Any]] = []
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Make and bind objects on this thread until the block ends; may be entered again."""
         here = _variables.here
-        outer = getattr(here, "unbound", None), getattr(here, "origins", None)
-        here.unbound, here.origins = self._unbound, self.origins
+        names = ("unbound", "origins", "made", "created")
+        outer = [getattr(here, name, None) for name in names]
+        created: dict[int, dict[Any, Any]] = {}
+        here.unbound, here.origins, here.made = self._unbound, self.origins, self.made
+        here.created = created
         try:
             with self._timer.running():
                 yield
         finally:
-            here.unbound, here.origins = outer
+            here.unbound, here.origins, here.made, here.created = outer
+            for layers in created.values():
+                layers.clear()
 
     def stop(self) -> None:
         """Make nothing more: nobody wants it. From any thread."""

@@ -51,6 +51,8 @@ def _use_names(kind: str, times: int = 1) -> None:
 @functools.cache  # for one load: a program may add attributes to its classes between two
 def _class_attributes(cls: type, kind: str) -> tuple[str, ...]:
     skipset, _ = _skipset(kind)
+    # `Trainer.compiled_metrics` would make a class that refers to the model, in a circle.
+    skipset = skipset | {"compiled_metrics"}
     return tuple(a for a in dir(cls) if not a.startswith("__") and a not in skipset)
 
 

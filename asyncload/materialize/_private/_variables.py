@@ -37,6 +37,7 @@ __all__ = [
     "in_skeleton",
     "initialising",
     "made_when_read",
+    "note_layers",
     "rest_in_skeleton",
     "scope_of_name",
     "still_deferred",
@@ -47,6 +48,8 @@ Array = npt.NDArray[Any]
 # Of this thread: .unbound and .origins, the variables without a value of the Skeleton that is
 # active and the arrays that others got theirs from, .timer, and .recording. A variable without a
 # value is kept, by its id, with the name scope of TensorFlow in which it would have got one.
+# .made has the layers that were made; .created has, by their ids, the dicts in which Keras keeps
+# the layers of a model while it makes them.
 here = threading.local()
 _CALLS = 256  # of what Keras calls often, microseconds apart, between two looks at the clock
 
@@ -69,6 +72,12 @@ class OutOfTime(Exception):
 def in_skeleton() -> bool:
     """Whether a Skeleton is active on this thread."""
     return getattr(here, "unbound", None) is not None
+
+
+def note_layers(layers: dict[Any, Any]) -> None:
+    """Note a dict of layers that a Skeleton is made with."""
+    if in_skeleton():
+        here.created[id(layers)] = layers
 
 
 def rest_in_skeleton() -> None:
