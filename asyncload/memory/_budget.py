@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from asyncload.interfaces import Urgency, on_demand
+from asyncload.texts import printable
 
 __all__ = ["Budget", "Kept", "Reclaim"]
 
@@ -208,7 +209,7 @@ class Budget:
             "%s takes %s bytes of memory beside %s that are kept: more than the %s bytes that all "
             "loads of this Loader may take. It is loaded alone, above that limit, as are others "
             "like it. If there is memory for it, give Loader(memory=) more",
-            request.uri,
+            printable(request.uri),
             *(f"{nbytes:,}" for nbytes in (request.nbytes, self.kept, self.limit or 0)),
         )
 

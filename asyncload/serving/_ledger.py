@@ -8,6 +8,7 @@ from typing import Literal
 
 from asyncload.events import Event, Observer
 from asyncload.loader._reports import guarded, log
+from asyncload.texts import printable_lines
 
 from ._lease import Generation, Target
 
@@ -168,4 +169,4 @@ def describe(error: BaseException) -> str:
 
     They are kept: an error would keep its frames, and with them models and connections.
     """
-    return f"{type(error).__name__}: {error}"
+    return printable_lines(f"{type(error).__name__}: {error}")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 import asyncload
 from asyncload.cli import app
+from asyncload.events import SwapFailed
 from asyncload.report import ProgressReporter
 
 EVIL = "a\x1b]0;owned\x07\x1b[31m\rb\x9b2J\u202ec\n"
@@ -108,6 +109,24 @@ async def test_errors_and_logs_are_harmless(
     mismatch = asyncload.MismatchError(f"does not fit:\n  {EVIL} is too much", tensor=EVIL)
     assert harmless(str(mismatch))
     assert str(mismatch).count("\n") == 2  # the message's own, and that of the name: no other
+
+
+async def test_a_slot_s_status_is_harmless(tmp_path: Path) -> None:
+    np.save(tmp_path / "w.npy", np.zeros(3))
+
+    async def check(model: object) -> None:
+        raise ValueError(EVIL)
+
+    failed: list[asyncload.Event] = []
+    slot = asyncload.ModelSlot(tmp_path / "w.npy", check=check, observer=failed.append)
+    with pytest.raises(asyncload.SwapRefused) as caught:
+        async with slot:
+            pass
+    await asyncload.aclose()
+    texts = [str(caught.value), *(str(each.error) for each in slot.versions)]
+    texts += [each.error for each in failed if isinstance(each, SwapFailed)]
+    assert len(texts) == 3
+    assert all(harmless(text) and "owned" in text for text in texts)
 
 
 async def test_bars_are_harmless_and_whole(tmp_path: Path) -> None:
