@@ -37,6 +37,7 @@ _LONG = frozenset(
 _DEPTH = 8  # of as many values as there may be, on average; in models of keras.applications, 6
 _STEPS = np.zeros(256, np.int8)  # into and out of lists and objects
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+_ELEMENT = 8  # bytes
 # Numbers of which Keras makes lists as long, whatever a file stores.
 _COUNTS = {"ngrams": 1_000, "num_classes": 1_000_000, "num_thresholds": 100_000}
 
@@ -84,7 +85,7 @@ def parse_object(
         if limits is not None:
             _check_nodes(short, b"[{,", name, uri, limits)
             _check_depth(short, name, uri, limits)
-        hook = functools.partial(_taken, lists, uri, limits is not None)
+        hook = functools.partial(_taken, lists, uri, limits)
         config = json.loads(short, object_hook=hook)
     except TooLarge:
         raise
@@ -125,10 +126,10 @@ def _check_depth(text: bytes, name: str, uri: str, limits: Limits) -> None:
         )
 
 
-def _taken(lists: list[LongList], uri: str, limited: bool, parsed: dict[str, Any]) -> Any:
+def _taken(lists: list[LongList], uri: str, limits: Limits | None, parsed: dict[str, Any]) -> Any:
     rest_in_turn()
-    if limited:
-        problem = _excess(parsed, lists)
+    if limits is not None:
+        problem = _excess(parsed, lists) or _excess_of_classes(parsed, limits)
         if problem is not None:
             raise TooLarge(f"its config has {problem}. {Limits.LIFTED}", uri=uri)
     return put_back(parsed, lists) if lists else parsed
@@ -141,6 +142,16 @@ def _excess(parsed: dict[str, Any], lists: list[LongList]) -> str | None:
         if isinstance(number, (int, float)) and number > most:
             return f"{key!r} of {number:,}; at most {most:,} are accepted"
     return _excess_of_lists(parsed) if lists else None
+
+
+def _excess_of_classes(parsed: dict[str, Any], limits: Limits) -> str | None:
+    """Say how large a metric's matrix of classes is, if it is too large: no file has it."""
+    match parsed:
+        case {"class_name": str(name), "config": {"num_classes": int(classes)}}:
+            if name.endswith("IoU") and _ELEMENT * classes**2 > limits.state:
+                nbytes = _ELEMENT * classes**2
+                return f"{name} of {classes:,} classes, which takes {nbytes:,} bytes of variables"
+    return None
 
 
 def _excess_of_lists(parsed: dict[str, Any]) -> str | None:
