@@ -73,6 +73,26 @@ async def test_dropped_means_gone(tmp_path: Path, no_collector: None, make: Any)
             assert await gone(left)
 
 
+async def test_a_compiled_model_is_gone_with_the_next_load(
+    tmp_path: Path, no_collector: None
+) -> None:
+    """It refers to itself. What is not dropped stays."""
+    for name in ("one", "two"):
+        made = functional()
+        made.compile("adam", keras.losses.MeanSquaredError())
+        made.optimizer.build(made.trainable_variables)
+        made.save(tmp_path / f"{name}.keras")
+    async with Loader(executor="thread") as loader:
+        dropped = await loader.load(tmp_path / "one.keras")
+        kept = await loader.load(tmp_path / "one.keras")
+        left, stays = references(dropped), references(kept)
+        del dropped
+        other = await loader.load(tmp_path / "two.keras")
+        assert await gone(left)
+        assert all(each() is not None for each in stays)
+        assert np.array_equal(kept(np.zeros((1, 4), "f4")), other(np.zeros((1, 4), "f4")))
+
+
 async def test_what_is_still_held_stays(tmp_path: Path, no_collector: None) -> None:
     """A layer keeps its weights, a symbolic tensor all that makes it."""
     made = functional()

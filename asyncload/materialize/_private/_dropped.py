@@ -34,9 +34,15 @@ _logger = logging.getLogger("asyncload")
 _PAUSE = 0.00002  # seconds
 # Seconds before each look: who dropped it may let go of its parts a little later.
 _PAUSES = (0.0, 0.05, 0.5)
+# References to a compiled model that nobody has, of two dicts with its layers' `trainable`, and of
+# who counts them. Models that were traced have more, and are left to the collector.
+_HELD_BY_ITSELF = 4
 _MANY = 300_000  # objects; what reaches further than that is left to the collector
 _SHARED = (types.ModuleType, type, types.CodeType, types.FrameType, types.BuiltinFunctionType)
 _CIRCULAR = (KerasSaveable, Node, KerasTensor)
+
+
+_compiled: list[tuple[weakref.ref[Any], list[weakref.ref[Any]]]] = []
 
 
 def free_when_dropped(model: Any, made: Iterable[weakref.ref[Any]]) -> None:
@@ -51,7 +57,10 @@ def free_when_dropped(model: Any, made: Iterable[weakref.ref[Any]]) -> None:
             _loosen(model, vars(model)[name])
         parts = (each for each in vars(model).values() if isinstance(each, _CIRCULAR))
         left = [*(each for each in made if each() is not model), *map(weakref.ref, parts)]
-        weakref.finalize(model, _begin, left).atexit = False
+        weakref.finalize(model, _begin, _free, left).atexit = False
+        _begin(_free_compiled)
+        if model.compiled:
+            _compiled.append((weakref.ref(model), left))
     except Exception:  # a model that is like no other: the collector frees it
         _logger.debug("%r is freed by the garbage collector", type(model), exc_info=True)
 
@@ -96,9 +105,9 @@ def noting_layers(stock: Callable[..., Any], note: Callable[[Any], None]) -> Cal
 # --- what a dropped model leaves -----------------------------------------------------------
 
 
-def _begin(left: list[weakref.ref[Any]]) -> None:
+def _begin(work: Callable[..., None], *args: Any) -> None:
     # In whatever thread the model was dropped, often the event loop's.
-    thread = threading.Thread(target=_free, args=(left,), name="asyncload-drop", daemon=True)
+    thread = threading.Thread(target=work, args=args, name="asyncload-drop", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # the interpreter ends
@@ -114,6 +123,19 @@ def _free(left: list[weakref.ref[Any]]) -> None:
                 break
     except Exception:
         _logger.debug("a dropped model is left to the garbage collector", exc_info=True)
+
+
+def _free_compiled() -> None:
+    """Free the compiled models that were dropped before this load: they hold themselves."""
+    for entry in list(_compiled):
+        reference, left = entry
+        model = reference()
+        if model is None:
+            _compiled.remove(entry)
+        elif sys.getrefcount(model) <= _HELD_BY_ITSELF:
+            del model
+            _free([reference, *left])
+        model = None
 
 
 def _garbage(roots: list[Any]) -> list[Any]:
