@@ -40,6 +40,8 @@ class Host:
         self._spare: set[Future[None]] = set()
         self._ending: asyncio.Task[None] | None = None
         self._closed = False
+        self._over = False  # and nothing is left of it
+        self._loop_ends = False
 
     @property
     def closed(self) -> bool:
@@ -79,7 +81,16 @@ class Host:
         try:
             yield
         finally:
-            await self.aclose()
+            if not self._over:
+                self._loop_ends = True
+                await self.aclose()
+
+    def _end_life(self) -> None:
+        """End the generator, so that none is left for the collector to tell a loop of."""
+        self._over = True
+        if self._life is not None and not self._loop_ends:
+            with suppress(StopAsyncIteration, StopIteration):  # nothing is left to wait for
+                self._life.aclose().__await__().send(None)
 
     async def aclose(self) -> None:
         """Cancel the loads under way, and give back what they used; closing twice is fine."""
@@ -99,6 +110,7 @@ class Host:
                 await asyncio.wait([*self._loads, *spare])
             await self._release()
         _open.discard(self)
+        self._end_life()
 
     def start(self, load: Load[Any]) -> None:
         """Run a load; it ends whatever becomes of its task."""
@@ -131,6 +143,7 @@ class Host:
         """Give back what was used by loads of a loop that is closed; any thread may do this."""
         _open.discard(self)
         self._closed = True
+        self._end_life()
         if not self.inherited:
             self._abandon()
 
