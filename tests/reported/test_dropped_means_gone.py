@@ -59,13 +59,14 @@ async def gone(left: list[weakref.ref[Any]]) -> bool:
     return True
 
 
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
 @pytest.mark.parametrize("make", [functional, sequential])
-async def test_dropped_means_gone(tmp_path: Path, no_collector: None, make: Any) -> None:
+async def test_dropped_means_gone(tmp_path: Path, no_collector: None, make: Any, name: str) -> None:
     """Called or not."""
-    make().save(tmp_path / "m.keras")
+    make().save(tmp_path / name)
     async with Loader(executor="thread") as loader:
         for called in (False, True):
-            model = await loader.load(tmp_path / "m.keras")
+            model = await loader.load(tmp_path / name)
             if called:
                 model(np.ones((1, 4), "f4"))
             left = references(model)

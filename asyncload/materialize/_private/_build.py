@@ -150,6 +150,7 @@ class Skeleton:
                 with _variables.scope_of_name(scope):
                     variable._deferred_initialize()
         self._unbound.clear()
+        forget()  # functions that refer to layers among the questions
 
 
 def deserialize(
