@@ -185,7 +185,7 @@ class TooLarge(FormatError):
 
 
 class NotApplicable(FormatError, TypeError):
-    """An option was given that asks for what files of this format have not."""
+    """An option asks for what files of this format do not have, or the target cannot take them."""
 
 
 class DecodeError(AsyncloadError):

@@ -426,6 +426,14 @@ class Limits:
     seconds: float = 120.0
     state: int = 256 << 20  # bytes
 
+    def __post_init__(self) -> None:
+        for name in ("nodes", "seconds", "state"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} is a number, not a {type(value).__name__}")
+            if not value >= 0:
+                raise ValueError(f"{name} is 0 or more, not {value}; limits=None lifts all limits")
+
     LIFTED: ClassVar[str] = (
         "If it is genuine, load it with limits=None, which lifts all limits on what a config asks "
         "for."

@@ -44,6 +44,7 @@ FLOORS = {
     "cli": 5,
     "_demo": 5,
     "_probe": 5,
+    "__main__": 6,
 }
 # Seams on one floor that are meant: the words build on one another, the command runs the demo,
 # formats check and decode what they index, as codecs do what is loaded, and slots use a Loader.

@@ -377,7 +377,7 @@ class _Maker:
 
         return SignaturesBuild(
             uri=self.source.uri,
-            signatures=self.options.signatures,
+            signatures=self.options.chosen_signatures,
             folder=self._folder(),
             scopes=self.options.scopes,
             notice=self.notice,

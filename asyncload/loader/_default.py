@@ -46,12 +46,21 @@ _loaders: WeakKeyDictionary[asyncio.AbstractEventLoop, Loader] = WeakKeyDictiona
 
 def default_loader() -> Loader:
     """Return the running loop's Loader, which ends with the loop."""
-    loop = asyncio.get_running_loop()
+    loop = _running_loop()
     loader = _loaders.get(loop)
     if loader is None or loader.closed:
         _forget_closed_loops()
         loader = _loaders[loop] = Loader(observer=_tell)
     return loader
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{error}: call this in an async function, or use asyncload.sync, which needs none"
+        ) from None
 
 
 def _forget_closed_loops() -> None:

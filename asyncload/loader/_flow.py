@@ -230,7 +230,8 @@ class Flow:
                 if not construction.begun:
                     options.check_is_model(manifest.format, uri=self.uri)
                     if options.reuse is not None:
-                        self._emit(FellBack(uri=self.uri, reason="it holds no model to reuse one"))
+                        reason = "it holds no model, so there is nothing to reuse"
+                        self._emit(FellBack(uri=self.uri, reason=reason))
                     return await self._read_weights(manifest, options.verify)
                 model = await self._model(manifest, construction, options.verify)
                 if options.warms_up:

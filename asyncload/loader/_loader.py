@@ -38,6 +38,7 @@ from ._options import (
     OnChange,
     PrefetchRequest,
     Priority,
+    several_uris,
 )
 from ._pace import MAX_STALL_MS, Pace
 from ._parts import PartResult, map_parts, memory_there_is
@@ -267,7 +268,8 @@ class Loader(Files, Closing):
             custom_objects: name -> class or function, for models that use the caller's own.
             compile: compile a Keras model as it was when saved, optimizer state included.
             safe_mode: refuse Keras models that could run code while they load.
-            signatures: which signatures of a SavedModel are served; by default all.
+            signatures: which signatures of a SavedModel are served, one name or several; by default
+                all.
             tags: which graph of a SavedModel is loaded: the one that has exactly these, one tag or
                 several. By default it is the only graph; of several, the one that has the tag
                 ``"serve"`` alone, as in TensorFlow Serving.
@@ -529,7 +531,7 @@ class Loader(Files, Closing):
             storage_options=storage_options,
             observer=guarded(observer),
         )
-        async with aclosing(map_parts(uris, start, window)) as results:
+        async with aclosing(map_parts(several_uris("map_parts", uris), start, window)) as results:
             async for result in results:
                 yield result
 

@@ -30,6 +30,7 @@ __all__ = [
     "Priority",
     "check_priority",
     "not_applicable",
+    "several_uris",
 ]
 
 URI = str | os.PathLike[str]
@@ -48,7 +49,7 @@ class ModelOptions:
     custom_objects: Mapping[str, Any] | None = None
     compile: bool = True
     safe_mode: bool = True
-    signatures: Collection[str] | None = None
+    signatures: str | Collection[str] | None = None
     tags: str | Collection[str] | None = None
     whole: bool = False
     trusted: bool | None = None
@@ -57,6 +58,16 @@ class ModelOptions:
     limits: Limits | None = _LIMITS
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     on_change: OnChange = "error"
+
+    def __post_init__(self) -> None:
+        _check_mapping("custom_objects", self.custom_objects)
+        _check_mapping("storage_options", self.storage_options)
+        limits: object = self.limits
+        if not isinstance(limits, Limits | None):
+            kind = type(limits).__name__
+            raise TypeError(f"limits is asyncload.Limits(...), or None for no limits, not a {kind}")
+        if self.whole and self.signatures is not None:
+            raise TypeError("whole=True gives all signatures; leave out signatures=, or whole=")
 
     def keywords(self) -> dict[str, Any]:
         """Return these options as keyword arguments, for another request that has them."""
@@ -83,8 +94,12 @@ class LoadOptions(ModelOptions):
     @property
     def tag_set(self) -> frozenset[str] | None:
         """The tags of the graph that is wanted; ``None`` if nobody said."""
-        tags = self.tags
-        return None if tags is None else frozenset((tags,) if isinstance(tags, str) else tags)
+        return None if self.tags is None else frozenset(_several(self.tags))
+
+    @property
+    def chosen_signatures(self) -> Collection[str] | None:
+        """The names of the signatures that are wanted; ``None`` for all."""
+        return None if self.signatures is None else _several(self.signatures)
 
     def check_format(self, form: str, *, uri: str) -> None:
         """Refuse what only a SavedModel can give, of a file of another format.
@@ -143,7 +158,7 @@ class ManyRequest(ModelOptions):
                 observer=observer,
                 **self.keywords(),
             )
-            for uri in self.uris
+            for uri in several_uris("load_many", self.uris)
         ]
 
 
@@ -170,6 +185,33 @@ class IntoRequest(IntoOptions):
     target: Any = field(kw_only=False, repr=False)
     uri: URI = field(kw_only=False, repr=False)
     observer: Observer | None = None
+
+    def __post_init__(self) -> None:
+        uri: object = self.uri
+        if not isinstance(uri, str | bytes | os.PathLike):
+            kind = type(uri).__name__
+            raise TypeError(f"load_into() takes the target first, then a URI or path, not a {kind}")
+        _check_mapping("storage_options", self.storage_options)
+
+
+def several_uris(function: str, uris: Iterable[URI]) -> Iterable[URI]:
+    """Return URIs, and refuse a single one, as its characters would be taken for several.
+
+    Raises:
+        TypeError: it is one.
+    """
+    if isinstance(uris, str | bytes | os.PathLike):
+        raise TypeError(f"{function}() takes several URIs, as a list; of one, give a list of it")
+    return uris
+
+
+def _several(names: str | Collection[str]) -> Collection[str]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _check_mapping(option: str, value: object) -> None:
+    if not isinstance(value, Mapping | None):
+        raise TypeError(f"{option} is a mapping with names as keys, not a {type(value).__name__}")
 
 
 def not_applicable(function: str, option: str, what: str, form: str, *, uri: str) -> NotApplicable:

@@ -154,7 +154,15 @@ class _Guarded:
 
 
 def guarded(observer: Observer | None) -> Observer | None:
-    """Return an observer so that it spoils nothing when it fails."""
+    """Return an observer so that it spoils nothing when it fails.
+
+    Raises:
+        TypeError: it cannot be called.
+    """
     if observer is None or isinstance(observer, _Guarded):
         return observer
+    if not callable(observer):
+        raise TypeError(
+            f"observer is called with each event; a {type(observer).__name__} cannot be"
+        )
     return _Guarded(observer)

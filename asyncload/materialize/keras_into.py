@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from asyncload.errors import MismatchError
+from asyncload.errors import MismatchError, NotApplicable
 from asyncload.texts import printable_lines
 
 from . import _private
@@ -45,7 +45,7 @@ class _Assignment(ABC):
         scopes: those of whoever asked.
 
     Raises:
-        TypeError: the target is of another kind.
+        NotApplicable: the target is of another kind.
         MismatchError: the target is not built, so that it has no variables yet.
     """
 
@@ -53,9 +53,11 @@ class _Assignment(ABC):
 
     def __init__(self, target: Any, *, uri: str, skip_mismatch: bool, scopes: Scopes) -> None:
         if not isinstance(target, self.kind):
-            raise TypeError(
-                f"{uri} can be loaded into a keras.{self.kind.__name__}; the target is a "
-                f"{type(target).__module__}.{type(target).__qualname__}"
+            raise NotApplicable(
+                f"can be loaded into a keras.{self.kind.__name__}, and the target is a "
+                f"{type(target).__module__}.{type(target).__qualname__}. Give load_into() the "
+                "model itself, built",
+                uri=uri,
             )
         if not target.built:
             raise MismatchError(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from asyncload.errors import MismatchError
+from asyncload.errors import MismatchError, NotApplicable
 
 from . import CannotBuildFast, _private
 from ._object_graph import GRAPH_DOCUMENT, Node, parse_object_graph
@@ -265,15 +265,16 @@ class CheckpointAssignment:
             ``restore(...).expect_partial()`` does.
 
     Raises:
-        TypeError: the target is no trackable object.
+        NotApplicable: the target is no trackable object.
     """
 
     def __init__(self, target: Any, *, uri: str, scopes: Scopes, partial: bool = False) -> None:
         if not _private.is_trackable(target):
-            raise TypeError(
+            raise NotApplicable(
                 f"a checkpoint restores tf.train.Checkpoint, tf.Module, keras.Model and other "
                 f"trackable objects, not a {type(target).__name__}; wrap lists and dicts: "
-                "tf.train.Checkpoint(items=...)"
+                "tf.train.Checkpoint(items=...)",
+                uri=uri,
             )
         self._target = target
         self._uri = uri

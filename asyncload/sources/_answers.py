@@ -78,11 +78,11 @@ def _failed(status: int, code: str, uri: str) -> TransferFailed:
             "that one as storage_options['endpoint']"
         )
     elif status in (429, 503):
-        remedy = "it is overloaded, retries included; lower storage_options['concurrency']"
+        remedy = "it was overloaded at every try; lower storage_options['concurrency']"
     elif status in (301, 307, 400):
         remedy = "check region, endpoint and credentials"
     elif status >= 500 or status == 408:
-        remedy = "it failed, retries included; try again later"
+        remedy = "it failed at every try; try again later"
     else:
         remedy = "check the URI"
     return TransferFailed(f"{answer}: {remedy}", uri=uri)

@@ -21,7 +21,10 @@ def translated(error: OSError | ValueError, uri: str) -> SourceError:
         isinstance(error, FileNotFoundError | NotADirectoryError)
         or error.errno == errno.ENAMETOOLONG
     ):
-        return NotFound(f"{reason}; check the path (working folder: {_folder()})", uri=uri)
+        remedy = f"check the path (working folder: {_folder()})"
+        if uri.startswith("~"):
+            remedy = "write the home folder out: os.path.expanduser(path)"
+        return NotFound(f"{reason}; {remedy}", uri=uri)
     if error.errno in (errno.EMFILE, errno.ENFILE):
         remedy = "raise the limit (ulimit -n), or load fewer at once"
         return TransferFailed(f"{reason}; {remedy}", uri=uri)

@@ -92,7 +92,7 @@ class HttpStore:
     async def list_below(self, key: str, uri: str, *, recursive: bool = False) -> list[ListEntry]:
         """Raise `NotFound`: web servers have no way to list that all share."""
         del key, recursive
-        raise NotFound("a server lists no folders; name a file in it", uri=uri)
+        raise NotFound("an HTTP server lists no folders; check the URL, or name a file", uri=uri)
 
     # --- in the client's thread ----------------------------------------------------------
 
@@ -252,7 +252,7 @@ class HttpStore:
                 yield
         except TimeoutError:
             raise TransferFailed(
-                f"it took longer than {total:g} s, retries included; try again, or raise "
+                f"it took longer than {total:g} s with all its tries; try again, or raise "
                 "storage_options['timeouts']['total']",
                 uri=uri,
             ) from None

@@ -107,7 +107,9 @@ class ObjectSource(Closing):
             if self._location.scheme == "http":
                 raise missing
         elif self._location.scheme == "http":
-            raise NotFound("a server lists no folders; name a file in it", uri=self.uri)
+            raise NotFound(
+                "an HTTP server lists no folders; check the URL, or name a file", uri=self.uri
+            )
         return None
 
     async def _below(self, *, recursive: bool) -> builtins.list[ListEntry]:

@@ -202,7 +202,7 @@ class ObjectStore:
         except TimeoutError:
             unsupported = False
             failure: SourceError = TransferFailed(
-                f"it took longer than {self.options.timeouts.total:g} s, retries included; try "
+                f"it took longer than {self.options.timeouts.total:g} s with all its tries; try "
                 "again, or raise storage_options['timeouts']['total']",
                 uri=uri,
             )
