@@ -224,4 +224,5 @@ if not TYPE_CHECKING:  # which would take any name for one of this module
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+    own = (name for name in globals() if name.startswith("__"))
+    return sorted({*own, *__all__, *_ROOMS})

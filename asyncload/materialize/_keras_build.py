@@ -55,12 +55,16 @@ class KerasBuild(ABC):
         self._compile = compile
         self._scopes = scopes
         with scopes():
-            self._safe_mode = _private.safe_mode_here(safe_mode)
+            self._safe_mode = self._in_safe_mode(safe_mode)
         self._skeleton = _private.Skeleton(None if limits is None else limits.seconds)
         self._named: dict[str, Any] = {}
         self._recipe: Recipe | None = None
         self._model: Any = None
         self._documents: Mapping[str, bytes] = {}
+
+    def _in_safe_mode(self, wanted: bool) -> bool:
+        """Return whether code is refused; what the caller's thread has set comes first."""
+        return _private.safe_mode_here(wanted)
 
     def wanted(self, manifest: Manifest) -> tuple[None, None]:
         """Say that the model needs all of its file."""

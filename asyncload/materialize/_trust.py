@@ -26,7 +26,7 @@ _LITERALS = frozenset(
     {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
 )
 _RUNS_CODE = {
-    "__lambda__": "a pickled Python lambda",
+    "__lambda__": "the code of a Python lambda",
     "TorchModuleWrapper": "a pickled PyTorch module",
     "TFSMLayer": "a SavedModel, which is a program",
 }

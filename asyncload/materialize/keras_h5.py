@@ -31,6 +31,10 @@ class LegacyBuild(KerasBuild):
     _training: bytes | None = None
     _order = Order([], None, None)
 
+    def _in_safe_mode(self, wanted: bool) -> bool:
+        """Return what the load asks for, as Keras does for legacy models, whatever is set."""
+        return wanted
+
     def read(self, documents: Mapping[str, bytes]) -> None:
         """Parse the configs, and refuse what they must not name.
 

@@ -158,3 +158,8 @@ def test_rooms_are_there_after_the_import_and_cost_it_nothing() -> None:
 def test_misspelt_names_are_errors() -> None:
     with pytest.raises(AttributeError, match="laod"):
         asyncload.laod  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_completion_shows_public_names_alone() -> None:
+    shown = {name for name in dir(asyncload) if not name.startswith("__")}
+    assert shown == {*asyncload.__all__, *ROOMS, "sync"}

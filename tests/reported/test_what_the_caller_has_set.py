@@ -298,11 +298,16 @@ async def test_unsafe_deserialization_of_the_caller(tmp_path: Path) -> None:
     """What the program allows for this thread, the load allows."""
     model = keras.Sequential([keras.Input((2,)), layers.Lambda(lambda x: x * 2)])
     model.save(tmp_path / "m.keras")
+    model.save(tmp_path / "m.h5")
     with pytest.raises(asyncload.errors.Unsafe):
         await load(tmp_path / "m.keras")
     with fresh():
         keras.config.enable_unsafe_deserialization()
         loaded = await load(tmp_path / "m.keras")
+        with pytest.raises(ValueError, match="safe_mode=False"):
+            keras.models.load_model(tmp_path / "m.h5")
+        with pytest.raises(asyncload.errors.Unsafe, match="safe_mode=False"):
+            await load(tmp_path / "m.h5")
     assert loaded(np.ones((1, 2), "f4")).numpy().tolist() == [[2.0, 2.0]]
 
 
