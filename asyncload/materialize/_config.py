@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,25 @@ _STEPS = np.zeros(256, np.int8)  # into and out of lists and objects
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 _ELEMENT = 8  # bytes
 # Numbers of which Keras makes lists as long, whatever a file stores.
-_COUNTS = {"ngrams": 1_000, "num_classes": 1_000_000, "num_thresholds": 100_000}
+_COUNTS = {
+    "indices_or_sections": 100_000,
+    "ngrams": 1_000,
+    "num": 100_000,
+    "num_classes": 1_000_000,
+    "num_oov_indices": 1_000_000,
+    "num_thresholds": 100_000,
+    "pool_dimensions": 64,
+    "rank": 1_000,
+}
+# What Keras matches with names of layers or variables, as regular expressions: keys, or elements.
+# Python holds the GIL meanwhile, and some expressions take longer than anybody lives.
+_PATTERNS = frozenset({"exclude_layers", "optimizer_map", "policy_map"})
+_QUICK = re.compile(
+    r"(?:[^\\*+?{(|]|\\[^0-9])*+(?:[*+?](?:[^\\*+?{(|]|\\[^0-9])*+){0,2}+", re.DOTALL
+)
+# What Keras takes apart by regular expressions of its own, in time that grows with the square.
+_EXPRESSIONS = ("equation", "pattern", "subscripts")
+_EXPRESSION = 10_000  # characters
 
 
 def parse_config(
@@ -141,7 +160,25 @@ def _excess(parsed: dict[str, Any], lists: list[LongList]) -> str | None:
         number = parsed.get(key)
         if isinstance(number, (int, float)) and number > most:
             return f"{key!r} of {number:,}; at most {most:,} are accepted"
-    return _excess_of_lists(parsed) if lists else None
+    return _excess_of_matching(parsed) or (_excess_of_lists(parsed) if lists else None)
+
+
+def _excess_of_matching(parsed: dict[str, Any]) -> str | None:
+    """Say which text would be matched, or which one be matched with, for too long, if any."""
+    for key in _PATTERNS & parsed.keys():
+        value = parsed[key]
+        for each in value if isinstance(value, (dict, list)) else (value,):
+            if isinstance(each, str) and not _QUICK.fullmatch(each):
+                return (
+                    f"{each[:80]!r} as {key!r}: a regular expression with groups, choices or more "
+                    "than two repetitions may take for ever"
+                )
+    args = parsed.get("args")
+    texts = [*map(parsed.get, _EXPRESSIONS), *(args if type(args) is list else ())]
+    longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
+    if longest > _EXPRESSION:
+        return f"an expression of {longest:,} characters; at most {_EXPRESSION:,} are accepted"
+    return None
 
 
 def _excess_of_classes(parsed: dict[str, Any], limits: Limits) -> str | None:

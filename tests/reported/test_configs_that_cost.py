@@ -60,6 +60,10 @@ def too_much(config: Node) -> dict[str, Node]:
     for number in range(40):  # each of whose errors would hold the text of all within
         nested = layer("Sequential", "keras", name=f"s{number}", layers=[first, nested])
     vectorization = layer("TextVectorization", ngrams=1 << 31)
+    many = 1 << 31
+    convolution = layer("BaseConv", "keras.src.layers.convolutional.base_conv", rank=many)
+    pooling = layer("BasePooling", "keras.src.layers.pooling.base_pooling", pool_dimensions=many)
+    lookup = layer("StringLookup", vocabulary=["a"], num_oov_indices=many)
     return {
         "values": changed(config, layers=[first, second, *[None] * 1_000_000]),
         "lists": {**config, "beside": [[]] * 1_000_000},
@@ -72,7 +76,53 @@ def too_much(config: Node) -> dict[str, Node]:
         "num_classes": {**config, **metric("MeanIoU", num_classes=1 << 31)},
         "bytes of variables": {**config, **metric("MeanIoU", num_classes=100_000)},
         "ngrams": changed(config, layers=[first, vectorization]),
+        "num_oov_indices": changed(config, layers=[first, lookup]),
+        "rank": changed(config, layers=[first, convolution]),
+        "pool_dimensions": changed(config, layers=[first, pooling]),
+        "indices_or_sections": {**config, "x": layer("Split", indices_or_sections=many)},
+        "'num'": {**config, "x": layer("Unstack", num=many)},
+        "expression": {**config, "x": {"args": [" " * 200_000], "kwargs": {}}},
     }
+
+
+# Python would match these with a name of 30 letters for minutes, with the GIL held.
+ENDLESS = (
+    "m/(a+)+b",
+    "(?:a|a)*b",
+    "(a|b|ab)*?c",
+    ".*.*.*b",
+    r"(.*)\1b",
+    r"\1",
+    "[a]{1,9}a{9}",
+    "a?" * 9,
+)
+NOT_ENDLESS = ("m/dense", "m/.*", ".*/attention/.*", r"a\.b\*[x-z]+$", "")
+
+
+def matched_with(pattern: str, config: Node) -> list[Node]:
+    """Configs that have Keras match the names of layers and variables with a pattern."""
+    first, second = config["config"]["layers"]
+    policies = {"default_policy": "float32", "policy_map": {pattern: "float32"}}
+    policy = layer("DTypePolicyMap", "keras.dtype_policies", **policies)
+    dense = {**second, "config": {**second["config"], "dtype": policy}}
+    muon = layer("Muon", "keras.optimizers", learning_rate=0.1, exclude_layers=[pattern])
+    compilation = {"optimizer": muon, "loss": "mse"}
+    return [changed(config, layers=[first, dense]), {**config, "compile_config": compilation}]
+
+
+async def test_no_pattern_is_matched_for_ever(
+    saved: Path, tmp_path: Path, loader: asyncload.Loader
+) -> None:
+    for pattern in ENDLESS:
+        for config in matched_with(pattern, config_of(saved)):
+            path = with_config(saved, tmp_path / "m.keras", config)
+            with pytest.raises(asyncload.TooLarge, match=r"regular expression.*limits="):
+                await loader.load(path)
+    for pattern in NOT_ENDLESS:
+        config, _ = matched_with(pattern, config_of(saved))
+        path = with_config(saved, tmp_path / "m.keras", config)
+        mine, stock = await loader.load(path), keras.models.load_model(path)
+        assert np.array_equal(mine(np.ones((1, 4))), stock(np.ones((1, 4))))
 
 
 async def test_what_no_model_asks_for(
