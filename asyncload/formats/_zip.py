@@ -58,6 +58,7 @@ _UNICODE_PATH = 0x7075  # APPNOTE 4.6.9
 _PATH_HEADER = 5  # bytes before the name in it: a version and a checksum
 _PART_LIMIT = 255  # bytes of a file's name; ext4, XFS and APFS take no more
 _PATH_LIMIT = 2048  # bytes of a path; half of what Linux takes, for the folder in front of it
+_FOLDER_LIMIT = 100  # folders around a file: each is made on disk, and a file may have thousands
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +322,12 @@ def _check_path(info: zipfile.ZipInfo, uri: str) -> None:
             f"member {name[:40]!r}... has a name of {len(name)} characters, too long for a file; "
             f"at most {_PART_LIMIT} bytes are possible between two slashes, and {_PATH_LIMIT} in "
             "all. Rename the layer or the asset, and save again.",
+            uri=uri,
+        )
+    if len(parts) > _FOLDER_LIMIT:
+        raise Unsafe(
+            f"member {name[:40]!r}... is in {len(parts) - 1} folders, one in the other; at most "
+            f"{_FOLDER_LIMIT - 1} are accepted. Save the model again, with fewer models in models.",
             uri=uri,
         )
     kind = stat.S_IFMT(info.external_attr >> 16)

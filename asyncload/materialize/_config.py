@@ -56,9 +56,10 @@ _PATTERNS = frozenset({"exclude_layers", "optimizer_map", "policy_map"})
 _QUICK = re.compile(
     r"(?:[^\\*+?{(|]|\\[^0-9])*+(?:[*+?](?:[^\\*+?{(|]|\\[^0-9])*+){0,2}+", re.DOTALL
 )
+_PADDED = 1_000_000  # weights of words, of which a file may have none
 # What Keras takes apart by regular expressions of its own, in time that grows with the square.
 _EXPRESSIONS = ("equation", "pattern", "subscripts")
-_EXPRESSION = 10_000  # characters
+_EXPRESSION = 1_000  # characters
 
 
 def parse_config(
@@ -160,6 +161,10 @@ def _excess(parsed: dict[str, Any], lists: list[LongList]) -> str | None:
         number = parsed.get(key)
         if isinstance(number, (int, float)) and number > most:
             return f"{key!r} of {number:,}; at most {most:,} are accepted"
+    match parsed:
+        case {"pad_to_max_tokens": True, "output_mode": "tf_idf", "max_tokens": int(number)}:
+            if number > _PADDED:
+                return f"'max_tokens' of {number:,} to pad to; at most {_PADDED:,} are accepted"
     return _excess_of_matching(parsed) or (_excess_of_lists(parsed) if lists else None)
 
 

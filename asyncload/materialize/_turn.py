@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from asyncload.forks import OwnLock, in_each_fork
 from asyncload.resting import in_spells, is_resting, rest, rest_when_due
+from asyncload.texts import printable
 
 from .quiet import collect_young, quiet
 
@@ -95,7 +96,7 @@ def rest_in_turn() -> None:
 
 def summary(error: Exception) -> str:
     """Return an error's kind and what it says, on one line, with the part that names the reason."""
-    return f"{type(error).__name__}: {_reason(' '.join(str(error).split()))}"
+    return printable(f"{type(error).__name__}: {_reason(' '.join(str(error).split()))}")
 
 
 def _reason(text: str) -> str:

@@ -64,6 +64,8 @@ def too_much(config: Node) -> dict[str, Node]:
     convolution = layer("BaseConv", "keras.src.layers.convolutional.base_conv", rank=many)
     pooling = layer("BasePooling", "keras.src.layers.pooling.base_pooling", pool_dimensions=many)
     lookup = layer("StringLookup", vocabulary=["a"], num_oov_indices=many)
+    weights: Node = {"output_mode": "tf_idf", "vocabulary": [1], "idf_weights": [1.0]}
+    padded = layer("IntegerLookup", max_tokens=many, pad_to_max_tokens=True, **weights)
     return {
         "values": changed(config, layers=[first, second, *[None] * 1_000_000]),
         "lists": {**config, "beside": [[]] * 1_000_000},
@@ -77,11 +79,12 @@ def too_much(config: Node) -> dict[str, Node]:
         "bytes of variables": {**config, **metric("MeanIoU", num_classes=100_000)},
         "ngrams": changed(config, layers=[first, vectorization]),
         "num_oov_indices": changed(config, layers=[first, lookup]),
+        "max_tokens": changed(config, layers=[first, padded]),
         "rank": changed(config, layers=[first, convolution]),
         "pool_dimensions": changed(config, layers=[first, pooling]),
         "indices_or_sections": {**config, "x": layer("Split", indices_or_sections=many)},
         "'num'": {**config, "x": layer("Unstack", num=many)},
-        "expression": {**config, "x": {"args": [" " * 200_000], "kwargs": {}}},
+        "expression": {**config, "x": {"args": ["(" * 5_000], "kwargs": {}}},
     }
 
 

@@ -56,6 +56,7 @@ async def test_the_same_name_twice_is_one(tmp_path: Path) -> None:
         [b"assets/" + b"x" * 300],
         [b"assets/" + b"/".join([b"x" * 200] * 20)],
         [b"assets/" + "ä".encode() * 130],
+        [b"assets/" + b"a/" * 500 + b"b"],
         [b"assets/a", b"assets/a/b"],
         [b"assets/a/b/c", b"assets/a-", b"assets/a"],
         [b"assets/a/"],
