@@ -44,8 +44,8 @@ class Origin:
         if not self.is_here:
             raise Forked(
                 f"{self._what} belongs to process {self._process}, from which this one "
-                f"({os.getpid()}) was forked: its threads stayed there, and would be waited for in "
-                f"vain. {WHAT_TO_DO}",
+                f"({os.getpid()}) was forked: its threads stayed there, so nothing would ever "
+                f"answer. {WHAT_TO_DO}",
                 uri=uri,
             )
 

@@ -54,7 +54,7 @@ class _Assignment(ABC):
     def __init__(self, target: Any, *, uri: str, skip_mismatch: bool, scopes: Scopes) -> None:
         if not isinstance(target, self.kind):
             raise NotApplicable(
-                f"can be loaded into a keras.{self.kind.__name__}, and the target is a "
+                f"can be loaded into a keras.{self.kind.__name__}, and the target is of class "
                 f"{type(target).__module__}.{type(target).__qualname__}. Give load_into() the "
                 "model itself, built",
                 uri=uri,

@@ -68,6 +68,9 @@ class SlotOptions(ModelOptions):
     observer: Observer | None = None
 
 
+_ENTER_FIRST = "enter the slot first: async with ModelSlot(...) as slot"
+
+
 class ModelSlot(Closing):
     """A place for one model, which is leased to whoever answers, and swapped while it serves.
 
@@ -261,9 +264,12 @@ class ModelSlot(Closing):
         Raises:
             SlotEmpty: on entering: there is no such model, and none is on its way.
             ServingClosed: on entering: the slot was closed.
+            RuntimeError: the slot was never entered.
             Forked: the slot belongs to the process that this one was forked from.
         """
         self._origin.check(self._front_name)
+        if self._host is None and not self._front.closed:
+            raise RuntimeError(_ENTER_FIRST)  # nobody loads: the lease would wait for ever
         return Lease(self._front, version)
 
     async def run(self, function: Callable[..., Result], *args: Any) -> Result:
@@ -433,7 +439,7 @@ class ModelSlot(Closing):
         if self._closing.is_set() or self._front.closed:
             raise ServingClosed("this slot was closed; make a new one", uri=self._front_name)
         if self._swaps is None:
-            raise RuntimeError("enter the slot first: async with ModelSlot(...) as slot")
+            raise RuntimeError(_ENTER_FIRST)
         return self._swaps
 
     def __repr__(self) -> str:

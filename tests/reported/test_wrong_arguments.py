@@ -84,6 +84,17 @@ async def test_a_wrong_target_is_a_short_type_error(weights: Path) -> None:
     assert len(caught.traceback) == 1
 
 
+async def test_a_slot_is_entered_before_it_is_used(weights: Path) -> None:
+    slot = asyncload.ModelSlot(weights)
+    with pytest.raises(RuntimeError, match="async with ModelSlot"):
+        await slot.run(len)
+    with pytest.raises(RuntimeError, match="async with ModelSlot"):
+        slot.lease()
+    await slot.aclose()
+    with pytest.raises(asyncload.ServingClosed):
+        await slot.run(len)
+
+
 async def test_one_signature_is_named_as_text(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.export(tmp_path / "m", verbose=False)
