@@ -56,7 +56,11 @@ class KerasBuild(ABC):
         self._scopes = scopes
         with scopes():
             self._safe_mode = self._in_safe_mode(safe_mode)
-        self._skeleton = _private.Skeleton(None if limits is None else limits.seconds)
+        self._skeleton = (
+            _private.Skeleton()
+            if limits is None
+            else _private.Skeleton(limits.seconds, limits.state)
+        )
         self._named: dict[str, Any] = {}
         self._recipe: Recipe | None = None
         self._model: Any = None
@@ -87,16 +91,24 @@ class KerasBuild(ABC):
                 with self._skeleton.active():
                     self._model = self._deserialize()
             except Exception as error:
-                self._check_time()
+                self._check_cost()
                 raise CannotBuildFast(f"building it raised {summary(error)}") from error
-            self._check_time()
+            self._check_cost()
 
     def stop(self) -> None:
         """See `Stoppable`."""
         self._skeleton.stop()
 
-    def _check_time(self) -> None:
-        """Raise `TooLarge` if the model's objects took too long to make."""
+    def _check_cost(self) -> None:
+        """Raise `TooLarge` if the model's objects took too long to make, or too much memory."""
+        excess = self._skeleton.excess
+        if self._limits is not None and excess:
+            raise TooLarge(
+                f"making the model of its config takes {excess:,} bytes of which the file has "
+                f"nothing; at most {self._limits.state:,} are accepted. "
+                f"{self._limits.remedy(state=2 * excess)}",
+                uri=self._uri,
+            )
         if self._limits is not None and self._skeleton.is_late:
             raise TooLarge(
                 f"making the model of its config takes more than {self._limits.seconds:g} seconds "

@@ -119,7 +119,7 @@ class ModelBuild(KerasBuild):
         except TooLarge:
             raise
         except Exception as error:
-            self._check_time()
+            self._check_cost()
             raise CannotBuildFast(f"binding its weights raised {summary(error)}") from error
         if loader.errors:
             self._explain(loader)

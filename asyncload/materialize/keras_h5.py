@@ -106,7 +106,7 @@ class LegacyBuild(KerasBuild):
             except TooLarge:
                 raise
             except Exception as error:
-                self._check_time()
+                self._check_cost()
                 raise CannotBuildFast(f"binding its weights raised {summary(error)}") from error
         if plan.misfits:
             raise MismatchError(

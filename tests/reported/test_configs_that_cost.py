@@ -66,7 +66,12 @@ def too_much(config: Node) -> dict[str, Node]:
     lookup = layer("StringLookup", vocabulary=["a"], num_oov_indices=many)
     weights: Node = {"output_mode": "tf_idf", "vocabulary": [1], "idf_weights": [1.0]}
     padded = layer("IntegerLookup", max_tokens=many, pad_to_max_tokens=True, **weights)
+    wide = {**first, "config": {**first["config"], "batch_shape": [None, 1 << 40]}}
+    given = layer("Normalization", mean=0.0, variance=1.0, axis=-1)
+    adapted = layer("Normalization", axis=-1)
     return {
+        "bytes of which": changed(config, layers=[wide, given]),
+        "of which": changed(config, layers=[wide, adapted]),
         "values": changed(config, layers=[first, second, *[None] * 1_000_000]),
         "lists": {**config, "beside": [[]] * 1_000_000},
         "objects": {**config, "beside": [{}] * 1_000_000},

@@ -74,6 +74,8 @@ def _install() -> None:
         tree.flatten = quick_flatten(tree.flatten, tree.is_nested)
         tree.map_structure = quick_map_structure(tree.map_structure, tree.is_nested)
         in_parts(IndexLookup)
+        normalization = keras.layers.Normalization
+        normalization.build = _variables.bounded_normalization(normalization.build)
         naming.to_snake_case = quick_snake_case(naming.to_snake_case)
         for module in (operation, layer):
             module.inspect = quick_inspect(module.inspect)
@@ -93,6 +95,7 @@ class Skeleton:
     Args:
         seconds: CPU time that all of it may take; ``None`` for any. Once it is over, what Keras
             calls often raises `OutOfTime`.
+        state: bytes that it may make besides variables; ``None`` for any.
 
     Attributes:
         origins: variables and the arrays that they were assigned, in order. Who is done with them
@@ -100,10 +103,11 @@ class Skeleton:
         made: layers that were made, models that Keras made on its way among them.
     """
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float | None = None, state: int | None = None) -> None:
         _install()
         forget()
         self._timer = _variables.Timer(math.inf if seconds is None else seconds)
+        self._claims = _variables.Claims(math.inf if state is None else state)
         self._unbound: dict[int, tuple[Any, str]] = {}
         self.origins: list[tuple[Any, _variables.Array]] = []
         self.made: list[weakref.ref[Any]] = []
@@ -112,16 +116,16 @@ class Skeleton:
     def active(self) -> Iterator[None]:
         """Make and bind objects on this thread until the block ends; may be entered again."""
         here = _variables.here
-        names = ("unbound", "origins", "made", "created")
+        names = ("unbound", "origins", "made", "created", "claims")
         outer = [getattr(here, name, None) for name in names]
         created: dict[int, dict[Any, Any]] = {}
         here.unbound, here.origins, here.made = self._unbound, self.origins, self.made
-        here.created = created
+        here.created, here.claims = created, self._claims
         try:
             with self._timer.running():
                 yield
         finally:
-            here.unbound, here.origins, here.made, here.created = outer
+            here.unbound, here.origins, here.made, here.created, here.claims = outer
             for layers in created.values():
                 layers.clear()
 
@@ -133,6 +137,11 @@ class Skeleton:
     def is_late(self) -> bool:
         """Whether it took as long as it may."""
         return self._timer.left <= 0
+
+    @property
+    def excess(self) -> int:
+        """Bytes that it would have made besides variables, if that is more than it may; or 0."""
+        return self._claims.made if self._claims.made > self._claims.most else 0
 
     @property
     def declared(self) -> int:

@@ -27,11 +27,14 @@ from asyncload.materialize._turn import rest_in_turn
 
 __all__ = [
     "Array",
+    "Claims",
+    "OutOfMemory",
     "OutOfTime",
     "Timer",
     "aliasing",
     "as_tensor",
     "binding",
+    "bounded_normalization",
     "here",
     "in_load",
     "in_skeleton",
@@ -48,9 +51,10 @@ Array = npt.NDArray[Any]
 # Of this thread: .unbound and .origins, the variables without a value of the Skeleton that is
 # active and the arrays that others got theirs from, .timer, and .recording. A variable without a
 # value is kept, by its id, with the name scope of TensorFlow in which it would have got one.
-# .made has the layers that were made; .created has, by their ids, the dicts in which Keras keeps
-# the layers of a model while it makes them.
+# .claims counts what is made besides. .made has the layers that were made; .created has, by their
+# ids, the dicts in which Keras keeps the layers of a model while it makes them.
 here = threading.local()
+_MEAN_AND_VARIANCE = 8  # bytes
 _CALLS = 256  # of what Keras calls often, microseconds apart, between two looks at the clock
 
 
@@ -67,6 +71,46 @@ def as_tensor(array: Array) -> Any:
 
 class OutOfTime(Exception):
     """Making a Skeleton took longer than it may."""
+
+
+class OutOfMemory(Exception):
+    """Making a Skeleton takes more memory, besides that of its variables, than it may."""
+
+
+class Claims:
+    """How much memory a Skeleton takes for what no file has.
+
+    Args:
+        most: bytes that it may take.
+    """
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self.made = 0
+
+    def make(self, nbytes: int) -> None:
+        """Count what is about to be made.
+
+        Raises:
+            OutOfMemory: it is too much.
+        """
+        self.made += nbytes
+        if self.made > self.most:
+            raise OutOfMemory(f"it takes {self.made:,} bytes besides its variables")
+
+
+def bounded_normalization(stock: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Override ``Normalization.build``: it makes as many means as the input has values."""
+
+    @functools.wraps(stock)
+    def build(self: Any, input_shape: Any) -> None:
+        if in_skeleton() and input_shape:
+            ndim = len(input_shape)
+            sizes = [input_shape[axis] for axis in self.axis if -ndim <= axis < ndim]
+            here.claims.make(_MEAN_AND_VARIANCE * math.prod(size or 1 for size in sizes))
+        stock(self, input_shape)
+
+    return build
 
 
 def in_skeleton() -> bool:
