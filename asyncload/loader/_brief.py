@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from asyncload.errors import AsyncloadError
 
-__all__ = ["Brief", "brief"]
+__all__ = ["Brief", "brief", "shorten"]
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -39,8 +39,7 @@ class Brief:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, AsyncloadError):
-            _shorten(error)
+        shorten(error)
 
 
 def brief(
@@ -56,7 +55,10 @@ def brief(
     return call
 
 
-def _shorten(error: AsyncloadError) -> None:
+def shorten(error: BaseException | None) -> None:
+    """Take the way through asyncload out of a typed error's traceback."""
+    if not isinstance(error, AsyncloadError):
+        return
     if not _is_of_program(error.__traceback__):
         error.__traceback__ = None
     cause = error.__cause__

@@ -308,6 +308,8 @@ def _check_trusted(source: Source, program: Reader, trusted: bool | None) -> Non
     origin = program.origin if isinstance(program, LocalReader) else None
     if trusted is False or (trusted is None and (origin is not None or not source.local)):
         where = "is not on this machine's disk" if origin is None else f"is a copy of {origin}"
+        if trusted is False and origin is None and source.local:
+            where = "trusted=False was passed"
         raise Unsafe(
             f"is a SavedModel, which is a program, and {where}. If you trust "
             "where it comes from, pass trusted=True; its weights alone can be had with "

@@ -15,7 +15,7 @@ from asyncload.forks import Origin
 from asyncload.interfaces import Urgency
 from asyncload.texts import printable
 
-from ._brief import brief
+from ._brief import brief, shorten
 from ._options import Priority
 from ._reports import Reports
 from ._retained import Retained
@@ -249,6 +249,7 @@ class Load(Generic[Result]):
         if not self._future.done():
             self._failure = failure
             self.reports.failed(failure)
+            shorten(failure)  # asyncio prints it where nobody awaits the load
             self._future.set_exception(failure)
 
     def __repr__(self) -> str:

@@ -43,14 +43,14 @@ def put_memory(name: str, files: Bytes | Mapping[str, Bytes]) -> str:
     """Make bytes loadable by a ``memory://`` URI, in the place of what has that name.
 
     Args:
-        name: of one file, or of a folder; slashes are fine.
+        name: of one file, or of a folder; slashes are fine, and so is a ``memory://`` URI.
         files: the file's bytes, or the folder's files by name, which may have folders before it
             (``variables/variables.index``). They are copied.
 
     Returns:
         The URI, ``memory://<name>``; files of a folder are at ``memory://<name>/<file>``.
     """
-    name = name.strip("/")
+    name = name.removeprefix("memory://").strip("/")
     if isinstance(files, Mapping):
         for file in files:
             check_name(file, uri=f"memory://{name}")
@@ -66,7 +66,7 @@ def put_memory(name: str, files: Bytes | Mapping[str, Bytes]) -> str:
 def forget_memory(name: str) -> None:
     """Drop a file or a folder of `put_memory`; loads that have opened it go on."""
     with _lock:
-        _drop(name.strip("/"))
+        _drop(name.removeprefix("memory://").strip("/"))
 
 
 def _drop(name: str) -> None:

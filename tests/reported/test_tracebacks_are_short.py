@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -124,6 +126,21 @@ async def test_what_happened_in_the_program_s_own_code_is_shown(tmp_path: Path) 
     await asyncload.aclose()
     assert isinstance(error.__cause__, ArithmeticError)
     assert any("in check" in line for line in lines)
+
+
+async def test_a_load_that_nobody_awaits_fails_in_few_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = asyncload.prefetch(tmp_path / "none.keras")
+    async for _ in load.events():
+        pass
+    del load, _
+    await asyncio.sleep(0)
+    gc.collect()
+    (record,) = [each for each in caplog.records if "never retrieved" in each.message]
+    assert record.exc_info is not None
+    lines = "".join(traceback.format_exception(record.exc_info[1])).splitlines()
+    assert len(lines) == 1
 
 
 async def test_the_log_says_which_way_it_took(

@@ -104,6 +104,15 @@ async def test_one_signature_is_named_as_text(tmp_path: Path) -> None:
         await asyncload.load(tmp_path / "m", signatures="other")
 
 
+async def test_memory_is_named_by_uri_too(weights: Path) -> None:
+    uri = asyncload.sources.put_memory("memory://given/w.safetensors", weights.read_bytes())
+    assert uri == "memory://given/w.safetensors"
+    assert (await asyncload.load_weights(uri))["a"].tolist() == [1.0, 1.0]
+    asyncload.sources.forget_memory(uri)
+    with pytest.raises(asyncload.NotFound):
+        await asyncload.load_weights(uri)
+
+
 async def test_the_home_folder_is_written_out() -> None:
     with pytest.raises(asyncload.NotFound, match="expanduser"):
         await asyncload.load("~/m.keras")
