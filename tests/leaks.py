@@ -24,6 +24,9 @@ _TRACKERS = ("resource_tracker",)
 # TensorFlow and NumPy start these once, at first use, and keep them.
 _LASTING_THREADS = ("pydevd", "tf_", "Profiler", "pytest_timeout")
 _PROC = Path("/proc/self")
+# Seconds: on a busy machine, a build that nobody waits for any more may
+# take many to end. It costs time only where something is left behind.
+_PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ def snapshot() -> Held:
     return Held(_threads(), _children(), _descriptors(), _segments())
 
 
-def leaked(before: Held, *, patience: float = 3.0) -> list[str]:
+def leaked(before: Held, *, patience: float = _PATIENCE) -> list[str]:
     """Return a line for each thing held now and not ``before``, once it had time to go.
 
     Args:

@@ -12,6 +12,7 @@ BEGINNING = 512  # bytes that tell what a file is; a tar archive says so in the 
 _SHOWN = 16  # of them, in a message
 _TEXT_SHOWN = 80  # of a text
 
+_TEXT_FILE = re.compile(r"checkpoint|.*\.pbtxt", re.DOTALL)  # what formats have as plain text
 _CHECKPOINT_PART = re.compile(r"(.+)(?:\.data-\d{5}-of-\d{5}|\.meta)", re.DOTALL)
 
 _DOWNLOAD = "If a server answered with it in the place of the file, download that again."
@@ -28,6 +29,7 @@ class _Kind:
         begins: whether a file that begins so is of this kind.
         formats: names of those in which some file is of this kind.
         sure: whether no tensors begin so by chance.
+        plain: whether any text may begin so, of whatever use.
     """
 
     what: str
@@ -35,6 +37,7 @@ class _Kind:
     begins: Callable[[bytes], bool]
     formats: tuple[str, ...] = ()
     sure: bool = True
+    plain: bool = False
 
 
 def _with(*magic: bytes, at: int = 0) -> Callable[[bytes], bool]:
@@ -138,8 +141,9 @@ _KINDS = (
         ".weights.json.",
         _is_json,
         _JSON_FORMATS,
+        plain=True,
     ),
-    _Kind("a text", _DOWNLOAD, _is_text),
+    _Kind("a text", _DOWNLOAD, _is_text, plain=True),
     _Kind(
         "zeros", "A copy or a download of it has not ended: get it again.", _is_zeros, sure=False
     ),
@@ -158,6 +162,8 @@ def something_else(name: str, head: bytes, form: str | None) -> str | None:
         form: name of the format that was to read it; ``None`` if none is known.
     """
     kind = next((each for each in _KINDS if each.begins(head)), None)
+    if kind is not None and kind.plain and _TEXT_FILE.fullmatch(name):
+        return None
     if kind is not None and form not in kind.formats and (kind.sure or form not in _ANY_BYTES):
         return f"begins with {_begin(head)!r} and is {kind.what}. {kind.remedy}"
     part = _CHECKPOINT_PART.fullmatch(name) if form is None else None

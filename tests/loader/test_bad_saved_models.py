@@ -109,8 +109,11 @@ async def test_a_cycle_of_functions(model: Path, loader: asyncload.Loader) -> No
         functions = {f.signature.name: f for f in graph.graph_def.library.function}
         inner = next(f for name, f in functions.items() if "inner" in name)
         outer = next(name for name in functions if "wrapper" in name)
-        call = inner.node_def.add(name="again", op="StatefulPartitionedCall")
-        call.attr["f"].func.name = outer
+        nodes = [node for each in functions.values() for node in each.node_def]
+        call = inner.node_def.add()
+        call.CopyFrom(next(node for node in nodes if node.op == "StatefulPartitionedCall"))
+        call.name, call.attr["f"].func.name = "again", outer
+        del call.input[:]
 
     edit(model, change)
     await fails(loader, model, asyncload.Corrupt, "calls itself")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from keras.src.utils.backend_utils import TFGraphScope
 
 import asyncload
 from asyncload import Loader
@@ -188,6 +189,17 @@ async def test_scopes_reach_the_fast_path(folder: Path, name: str, scope: str) -
     reasons: list[str] = []
     stock, ours = await both(folder / name, SCOPES[scope], reasons)
     assert ours == stock
+    assert reasons == []
+
+
+@pytest.mark.either_loop
+async def test_a_scope_that_was_left_is_none(folder: Path) -> None:
+    """A program that used a FeatureSpace once has left such a scope."""
+    reasons: list[str] = []
+    with fresh():
+        with TFGraphScope():
+            pass
+        await load(folder / "model.keras", reasons)
     assert reasons == []
 
 

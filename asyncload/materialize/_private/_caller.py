@@ -143,7 +143,9 @@ class CapturedScopes:
         }
 
     def _find_reason(self) -> str | None:
-        names = [text for name, text in _KERAS_SCOPES.items() if self._keras.get(name) is not None]
+        # None, or False: Keras leaves either where a scope was.
+        entered = [name for name in _KERAS_SCOPES if self._keras.get(name) not in (None, False)]
+        names = [_KERAS_SCOPES[name] for name in entered]
         if self._keras.get("tracking_on") is False:
             names.append("a DotNotTrackScope of Keras")
         for _, values in self._threads:
