@@ -8,6 +8,7 @@ of its own, as the collector does: what only refers to itself is taken apart.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import inspect
@@ -131,7 +132,8 @@ def _free_compiled() -> None:
         reference, left = entry
         model = reference()
         if model is None:
-            _compiled.remove(entry)
+            with contextlib.suppress(ValueError):  # the thread of another load was first
+                _compiled.remove(entry)
         elif sys.getrefcount(model) <= _HELD_BY_ITSELF:
             del model
             _free([reference, *left])
