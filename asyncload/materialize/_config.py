@@ -60,6 +60,8 @@ _PADDED = 1_000_000  # weights of words, of which a file may have none
 # What Keras takes apart by regular expressions of its own, in time that grows with the square.
 _EXPRESSIONS = ("equation", "pattern", "subscripts")
 _EXPRESSION = 1_000  # characters
+# Most objects have none of these.
+_LOOKED_AT = frozenset({*_COUNTS, *_PATTERNS, *_EXPRESSIONS, "args", "pad_to_max_tokens"})
 
 
 def parse_config(
@@ -157,6 +159,8 @@ def _taken(lists: list[LongList], uri: str, limits: Limits | None, parsed: dict[
 
 def _excess(parsed: dict[str, Any], lists: list[LongList]) -> str | None:
     """Say of what an object in a config has too many, if of anything."""
+    if _LOOKED_AT.isdisjoint(parsed) and not lists:
+        return None
     for key, most in _COUNTS.items():
         number = parsed.get(key)
         if isinstance(number, (int, float)) and number > most:
