@@ -24,8 +24,8 @@ _TRACKERS = ("resource_tracker",)
 # TensorFlow and NumPy start these once, at first use, and keep them.
 _LASTING_THREADS = ("pydevd", "tf_", "Profiler", "pytest_timeout")
 _PROC = Path("/proc/self")
-# Seconds: on a busy machine, a build that nobody waits for any more may
-# take many to end. It costs time only where something is left behind.
+# Seconds. On a busy machine, a build that nobody waits for takes long to end. A test that leaves
+# nothing behind does not wait.
 _PATIENCE = 30.0
 
 
